@@ -1,0 +1,3 @@
+"""Temporal compressors for video language models, side by side under one recipe."""
+
+__version__ = "0.1.0"

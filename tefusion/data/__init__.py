@@ -1,0 +1,1 @@
+"""Questions about videos: the readers of benchmarks and the generated motion set."""
