@@ -1,0 +1,70 @@
+"""qformer (as re-implemented in MotionBench, 2501.02955; BLIP-2, 2301.12597): m learned queries read k frames' embeds.
+
+Learned from scratch, as the paper says: it cannot start as the identity. Frame positions on the keys start at zero, so
+that a still video gives what one frame gives. Two layers with cross-attention in each (Video-LLaMA's choice), the norm
+on the sum (BERT's choice). m is the merged grid, so that all methods cost the decoder the same.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tefusion.compressors.base import Compressor
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "r m e"], keys: Float[Tensor, "r l e"]) -> Float[Tensor, "r m e"]:
+        projected = self.query(x), self.key(keys), self.value(keys)
+        q, k, v = (rearrange(y, "r l (h d) -> r h l d", h=self.heads) for y in projected)
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "r h m d -> r m (h d)"))
+
+
+class QFormerLayer(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attention = CrossAttention(width, heads)
+        self.cross = CrossAttention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width, eps=1e-12) for _ in range(3))
+
+    def forward(self, x: Float[Tensor, "r m e"], keys: Float[Tensor, "r l e"]) -> Float[Tensor, "r m e"]:
+        x = self.norm1(x + self.attention(x, x))
+        x = self.norm2(x + self.cross(x, keys))
+        return self.norm3(x + self.mlp(x))
+
+
+class QFormer(Compressor):
+    source = "BLIP-2 2301.12597"
+    stage = "after"
+    order_sensitive = True
+    adds_module = True
+
+    def __init__(self, k: int, embed_dim: int, grid: tuple[int, int], layers: int = 2, position_std: float = 0.0):
+        super().__init__(k)
+        self.merged = grid[0] // 2, grid[1] // 2
+        self.queries = nn.Parameter(torch.empty(self.merged[0] * self.merged[1], embed_dim).normal_(std=0.02))
+        self.position = nn.Parameter(position_std * torch.randn(k, 1, embed_dim))
+        heads = max(1, embed_dim // 64)
+        self.layers = nn.ModuleList(QFormerLayer(embed_dim, heads) for _ in range(layers))
+
+    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+        x = projector(x)
+        if x.shape[3:5] != self.merged:
+            here, made = "x".join(map(str, x.shape[3:5])), "x".join(map(str, self.merged))
+            raise ValueError(f"qformer: its queries were made for {made} tokens a group, this video has {here}")
+        batch, (h, w) = x.shape[0], self.merged
+        keys = rearrange(rearrange(x, "b g k h w e -> (b g) k (h w) e") + self.position, "r k n e -> r (k n) e")
+        x = repeat(self.queries, "m e -> r m e", r=keys.shape[0])
+        for layer in self.layers:
+            x = layer(x, keys)
+        return rearrange(x, "(b g) (h w) e -> b g h w e", b=batch, h=h, w=w)

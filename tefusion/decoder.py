@@ -1,0 +1,53 @@
+"""The language model behind the encoder: any Hugging Face causal decoder, from a preset's sizes or from a folder."""
+
+from pathlib import Path
+
+from tefusion.choices import nearest
+
+# GLM-4-9B's are MotionBench's (2501.02955, table 5); the others keep its shape at a size that trains on a CPU.
+DECODERS = {
+    "tiny": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 192,
+        "vocab_size": 512,
+    },
+    "small": {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 768,
+        "vocab_size": 512,
+    },
+    "glm-4-9b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "intermediate_size": 13696,
+        "vocab_size": 151552,
+    },
+}
+
+
+def decoder_config(name: str):
+    """The `GlmConfig` of a preset."""
+    from transformers import GlmConfig
+
+    if name not in DECODERS:
+        raise ValueError(f"decoder {name!r} is neither a folder nor a preset{nearest(name, DECODERS)}")
+    sizes = DECODERS[name]
+    head_dim = sizes["hidden_size"] // sizes["num_attention_heads"]
+    return GlmConfig(**sizes, head_dim=head_dim, pad_token_id=0, eos_token_id=1, bos_token_id=None)
+
+
+def create_decoder(name: str):
+    """A fresh decoder of a preset, or the one that lies in the folder `name` (config.json, safetensors)."""
+    from transformers import AutoModelForCausalLM
+
+    if Path(name).is_dir():
+        return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
+    return AutoModelForCausalLM.from_config(decoder_config(name))

@@ -1,0 +1,99 @@
+"""VideoEncoder: pixels -> embeds. MotionBench's pseudo-code without the ifs: what differs is the compressor."""
+
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from tefusion.choices import nearest
+from tefusion.compressors import Compressor, create_compressor
+from tefusion.encoders import PRESETS, ViT, VisionConfig
+from tefusion.projector import Projector
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # GLM-4V-9B's, which are CLIP's
+
+
+def pixels(frames: UInt8[Tensor, "*lead h w 3"]) -> Float[Tensor, "*lead 3 h w"]:
+    """Frames as a decoder of video gives them -> normalised pixels as a tower takes them."""
+    mean, std = (torch.tensor(value, device=frames.device) for value in (MEAN, STD))
+    return rearrange((frames / 255 - mean) / std, "... h w c -> ... c h w")
+
+
+class VideoEncoder(nn.Module):
+    """Normalised pixels of t frames in, (t / k) groups of m embeds out, without boi and eoi."""
+
+    def __init__(self, tower: nn.Module, compressor: Compressor, projector: nn.Module, scale: float = 1.0):
+        super().__init__()
+        self.tower, self.compressor, self.projector, self.scale = tower, compressor, projector, scale
+
+    def forward(self, video: Float[Tensor, "b t 3 height width"]) -> Float[Tensor, "b g m e"]:
+        return self.project(self.encode(video))
+
+    def encode(self, video: Float[Tensor, "b t 3 height width"]) -> Float[Tensor, "b g j h w d"]:
+        groups, (h, w) = self.groups(video.shape[1]), self.grid(*video.shape[-2:])
+        x = self.compressor.pixels(video)
+        x = self.tower.patchify(x)
+        x = self.compressor.encode(x, self.tower.blocks)
+        x = self.tower.norm(x)[:, :, self.tower.prefix :]
+        return rearrange(x, "b (g j) (h w) d -> b g j h w d", g=groups, h=h, w=w)
+
+    def project(self, x: Float[Tensor, "b g j h w d"]) -> Float[Tensor, "b g m e"]:
+        return rearrange(self.compressor.project(x, self.projector), "b g h w e -> b g (h w) e") / self.scale
+
+    def groups(self, frames: int) -> int:
+        """How many groups `frames` frames make. Raises ValueError where k does not divide them."""
+        if frames == 0 or frames % self.compressor.k:
+            raise ValueError(f"{frames} frames do not divide into groups of k = {self.compressor.k}")
+        return frames // self.compressor.k
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across. Raises ValueError where not even one 2x2 merge fits."""
+        h, w = height // self.tower.patch_size, width // self.tower.patch_size
+        if min(h, w) < 2:
+            raise ValueError(f"a {height}x{width} frame is smaller than 2x2 patches of {self.tower.patch_size} pixels")
+        return h, w
+
+    def tokens_out(self, frames: int, height: int, width: int) -> int:
+        """The decoder tokens that `frames` frames of this size in pixels will cost, before anything runs."""
+        h, w = self.grid(height, width)
+        return self.groups(frames) * (h // 2) * (w // 2)
+
+
+def create_video_encoder(
+    preset: str = "tiny", compressor: str = "none", k: int = 1, *, embed_dim: int | None = None, **options: object
+) -> VideoEncoder:
+    """A fresh encoder that starts as the image model: widened maps are inflated, so a still video is an image.
+
+    `preset` is a name of `tefusion.encoders.PRESETS`, or "timm:<name>" for any timm ViT. `options` go to the
+    compressor.
+    """
+    if preset.startswith("timm:"):
+        from tefusion.encoders.timm_vit import timm_config, timm_tower
+
+        config, build = timm_config(preset.removeprefix("timm:")), timm_tower
+    elif preset in PRESETS:
+        config, build = PRESETS[preset], ViT
+    else:
+        raise ValueError(f"encoder {preset!r} is unknown{nearest(preset, [*PRESETS, 'timm:<name>'])}")
+    config = replace(config, embed_dim=embed_dim or config.embed_dim)
+    return assemble(config, compressor, k, build, **options)
+
+
+def assemble(config: VisionConfig, compressor: str, k: int, build=ViT, **options: object) -> VideoEncoder:
+    """The encoder of these sizes; `build(config, frames)` makes its tower."""
+    with torch.random.fork_rng(devices=[]):  # one seed gives one tower, whatever the method drew
+        method = create_compressor(
+            compressor,
+            k=k,
+            width=config.width,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            heads=config.heads,
+            grid=config.grid,
+            **options,
+        )
+    tower = build(config, method.in_frames)
+    projector = Projector(config.width, config.embed_dim, config.glu, method.out_frames)
+    return VideoEncoder(tower, method, projector, config.scale)

@@ -1,0 +1,140 @@
+"""Embeds + question -> answer: a video encoder in front of any Hugging Face decoder.
+
+A group of frames is one image block of GLM-4V-9B: boi, m embeds that share a position, eoi. The block is spliced in as
+embeddings and never as text, so a question may contain any token's name.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from tefusion.vision import VideoEncoder, pixels
+
+IGNORED = -100  # the label that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`logits` predict `labels`, the answer's tokens (left-padded with -100); `embeds` holds one (g, m, e) a video."""
+
+    logits: Float[Tensor, "b n vocab"]
+    labels: Int[Tensor, "b n"]
+    embeds: list[Float[Tensor, "_g _m e"] | None]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        return F.cross_entropy(self.logits.flatten(0, 1).float(), self.labels.flatten(), ignore_index=IGNORED)
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """Left-padded decoder input: the last position of every row is the end of its text."""
+
+    embeds: Float[Tensor, "b l e"]
+    mask: Int[Tensor, "b l"]
+    positions: Int[Tensor, "b l"]
+
+
+class VLM(nn.Module):
+    def __init__(self, encoder: VideoEncoder, decoder: nn.Module, tokenizer):
+        super().__init__()
+        self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
+        width = decoder.get_input_embeddings().embedding_dim
+        self.boi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
+        self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
+
+    def forward(
+        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], answers: list[str]
+    ) -> Reply:
+        """`None` in place of a video asks from the text alone. Videos of one batch may differ in length and size."""
+        ends = [[*self.ids(answer), self.tokenizer.eos_token_id] for answer in answers]
+        embeds = self.encode(videos)
+        spliced = self.splice(embeds, [self.ids(p) + end for p, end in zip(prompts, ends, strict=True)])
+        longest = max(map(len, ends))
+        logits = self.decode(spliced, longest + 1)[:, :-1]
+        labels = [[IGNORED] * (longest - len(end)) + end for end in ends]
+        return Reply(logits, torch.tensor(labels, device=logits.device), embeds)
+
+    def likelihoods(
+        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], answers: list[str]
+    ) -> Float[Tensor, "b answers"]:
+        """Log-probability of each answer's first token after each prompt: one prefill a question."""
+        firsts = [self.ids(answer)[0] for answer in answers]
+        if len(set(firsts)) < len(firsts):
+            raise ValueError(f"the tokenizer starts two of the answers {', '.join(answers)} with the same token")
+        logits = self.decode(self.splice(self.encode(videos), [self.ids(p) for p in prompts]), 1)[:, -1]
+        return logits.float().log_softmax(-1)[:, firsts]
+
+    def generate(
+        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], **settings: object
+    ) -> list[str]:
+        """Replies as text; `settings` go to the decoder's own `generate`."""
+        spliced = self.splice(self.encode(videos), [self.ids(p) for p in prompts])
+        ids = self.decoder.generate(
+            inputs_embeds=spliced.embeds,
+            attention_mask=spliced.mask,
+            position_ids=spliced.positions,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **settings,
+        )
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def tokens_out(self, frames: int, height: int, width: int) -> int:
+        """Decoder positions that a video costs, boi and eoi of every group included."""
+        return self.encoder.tokens_out(frames, height, width) + 2 * self.encoder.groups(frames)
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def encode(self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None]) -> list[Float[Tensor, "_g _m e"] | None]:
+        """Videos of one shape go through the encoder together."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, video in enumerate(videos):
+            if video is not None:
+                shapes.setdefault(tuple(video.shape), []).append(i)
+        embeds: list[Tensor | None] = [None] * len(videos)
+        for rows in shapes.values():
+            stack = torch.stack([videos[i] for i in rows]).to(self.boi.device)
+            for i, embed in zip(rows, self.encoder(pixels(stack).to(self.boi.dtype)), strict=True):
+                embeds[i] = embed
+        return embeds
+
+    def splice(self, embeds: list[Float[Tensor, "_g _m e"] | None], texts: list[list[int]]) -> Spliced:
+        """Every row is its video's blocks, then its text. Positions: boi p, its embeds p + 1, eoi p + 2, and on."""
+        device = self.boi.device
+        text_embeds = self.decoder.get_input_embeddings()(torch.tensor(sum(texts, []), device=device))
+        rows, positions = [], []
+        for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
+            block, place = self.blocks(embed, text.dtype) if embed is not None else (text[:0], [])
+            start = place[-1] + 1 if place else 0
+            rows.append(torch.cat([block, text]))
+            positions.append(place + list(range(start, start + len(text))))
+        longest = max(map(len, rows))
+        return Spliced(
+            torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows]),
+            torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device),
+            torch.tensor([[0] * (longest - len(place)) + place for place in positions], device=device),
+        )
+
+    def blocks(self, embed: Float[Tensor, "g m e"], dtype: torch.dtype) -> tuple[Float[Tensor, "l e"], list[int]]:
+        g, m, _ = embed.shape
+        boi, eoi = repeat(self.boi, "1 e -> g 1 e", g=g), repeat(self.eoi, "1 e -> g 1 e", g=g)
+        block = rearrange(torch.cat([boi, embed, eoi], dim=1).to(dtype), "g m e -> (g m) e")
+        return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
+
+    def decode(self, spliced: Spliced, keep: int) -> Float[Tensor, "b keep vocab"]:
+        limit = getattr(self.decoder.config, "max_position_embeddings", None)
+        length = spliced.embeds.shape[1]
+        if limit and length > limit:
+            raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")
+        return self.decoder(
+            inputs_embeds=spliced.embeds,
+            attention_mask=spliced.mask,
+            position_ids=spliced.positions,
+            logits_to_keep=keep,
+            use_cache=False,
+        ).logits
