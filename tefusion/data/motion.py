@@ -10,13 +10,39 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from tefusion.data.motion_augment import augment
 from tefusion.data.motion_files import SPLITS, VERSION, MotionSettings, write_clips, write_split
-from tefusion.data.motion_scene import Array
+from tefusion.data.motion_scene import (
+    COLOURS,
+    COUNTS,
+    DIRECTIONS,
+    OPPOSITE,
+    SHAPES,
+    SPINS,
+    STEMS,
+    Array,
+    object_name,
+)
+from tefusion.data.motion_still import NUMBERS, STILL_STEMS, still_questions
+from tefusion.data.motion_truth import Truth, load_truth, motion_targets, patch_targets
 from tefusion.data.motionbench import VIDEO_FOLDERS
+
+__all__ = [
+    "MotionSettings",
+    "Truth",
+    "augment",
+    "load_truth",
+    "motion_targets",
+    "patch_targets",
+    "still_questions",
+    "vocabulary",
+    "write_motion",
+]
 
 CHUNK = 64  # clips a process writes at a time
 CHUNKS = 16  # a process takes seconds to start: fewer chunks than these do not pay for one
@@ -103,3 +129,14 @@ def run(
     # Spawned, not forked: the caller may already run threads of torch.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(write_clips, [folder] * n, [settings] * n, splits, indices)
+
+
+def vocabulary() -> list[str]:
+    """Every question and every option the set and its stills can produce."""
+    names = [object_name(colour + 1, shape + 1) for colour in range(len(COLOURS)) for shape in range(len(SHAPES))]
+    stems = [*STEMS.values(), *STILL_STEMS.values()]
+    texts = [stem.format(object=name, colour=name.split()[0]) for stem in stems for name in names]
+    orders = [f"{a}, then {b}" for a, b in product(DIRECTIONS, repeat=2) if b not in (a, OPPOSITE[a])]
+    words = [*DIRECTIONS, *SPINS, *COUNTS, *NUMBERS, *COLOURS, *SHAPES, *orders]
+    options = [f"further {word}" for word in DIRECTIONS] + [f"the {name}" for name in names] + words
+    return list(dict.fromkeys(texts + options))

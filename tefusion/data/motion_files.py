@@ -23,7 +23,8 @@ VERSION = 1  # of the scenes: raise it when the same settings give other clips
 @dataclass(frozen=True)
 class MotionSettings:
     """`size` px (square), `train`, `dev`, `test` clips, `pan` share of clips with a panning background, `sprite` share
-    of the size an object takes, `contrast` and `noise` standard deviations in grey levels."""
+    of the size an object takes, `contrast` and `noise` standard deviations in grey levels, `detail` cycles of the
+    background's texture across the picture."""
 
     size: int = 32
     frames: int = 16
@@ -34,6 +35,7 @@ class MotionSettings:
     pan: float = 0.25
     sprite: float = 0.25
     contrast: float = 30.0
+    detail: float = 4.0
     noise: float = 0.0
     fps: int = 8
 
@@ -44,8 +46,10 @@ class MotionSettings:
             raise ValueError(f"frames={self.frames}: the motion set needs at least 8 frames a clip")
         if min(self.train, self.dev, self.test) < 1 or self.fps < 1 or self.seed < 0:
             raise ValueError("the motion set needs at least one clip in every split, fps >= 1 and seed >= 0")
-        if not 0 <= self.pan <= 1 or not 0.1 <= self.sprite <= 0.3 or self.contrast < 0 or self.noise < 0:
-            raise ValueError("the motion set needs pan in 0..1, sprite in 0.1..0.3, contrast and noise >= 0")
+        if not 0 <= self.pan <= 1 or not 0.1 <= self.sprite <= 0.3 or self.detail < 1:
+            raise ValueError("the motion set needs pan in 0..1, sprite in 0.1..0.3 and detail >= 1")
+        if min(self.contrast, self.noise) < 0:
+            raise ValueError("the motion set needs contrast and noise >= 0")
 
 
 def create_clip(settings: MotionSettings, split: str, index: int) -> tuple[dict[str, object], Array, dict[str, Array]]:
@@ -59,7 +63,7 @@ def create_clip(settings: MotionSettings, split: str, index: int) -> tuple[dict[
     scene = create_scene(category, Shot(rng, settings.size, settings.frames, stride), settings.pan)
     options = rng.permutation(scene.wrong).tolist()
     options.insert(answer, scene.right)
-    ground = texture(rng, settings.size, mean=110, contrast=settings.contrast)
+    ground = texture(rng, settings.size, settings.contrast, settings.detail)
     frames, masks = render(scene, ground, radius=settings.sprite * settings.size / 2)
     if settings.noise:
         frames = np.clip(frames + rng.normal(0, settings.noise, frames.shape), 0, 255).round().astype(np.uint8)

@@ -20,13 +20,13 @@ PALETTE = np.array(  # by colour id, red first; 7 is the flash
 FLASH = 7
 
 
-def texture(rng: np.random.Generator, size: int, mean: float, contrast: float) -> Array:
-    """(size, size) grey levels, periodic, with details of about a sixth of the size."""
+def texture(rng: np.random.Generator, size: int, contrast: float, detail: float) -> Array:
+    """(size, size) grey levels about a mean of 110, periodic, mostly of up to `detail` cycles across the picture."""
     cycles = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * np.exp(-((cycles / 6) ** 2))
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * np.exp(-((cycles / detail) ** 2))
     spectrum[0, 0] = 0
     grey = np.fft.irfft2(spectrum, s=(size, size))
-    return np.clip(mean + contrast * grey / grey.std(), 0, 255)
+    return np.clip(110 + contrast * grey / grey.std(), 0, 255)
 
 
 def signed_distance(shape: int, along: Array, across: Array, radius: float) -> Array:
