@@ -1,0 +1,212 @@
+"""results -> tables, caveats, figure: everything said is computed from the rows, what is missing included."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tefusion.caveats import caveats, standard_errors_from_chance
+from tefusion.data.paper import paper_table3, printed
+from tefusion.figure import TITLES, matched, method_name, write_figure
+from tefusion.live import live_table
+from tefusion.results import WORLD, ResultsError, method_order, parts, read_results, table
+from tefusion.score import CATEGORIES, category_order, replace_file
+from tefusion.statistics import Estimate
+from tefusion.wording import NOTHING, count, grid, number, percent, plural, short
+
+__all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
+
+COMPARED = {
+    "over_baseline": "over the baseline",
+    "over_same_tokens": "over fewer frames",
+}  # column of a line: its heading
+MATCHED = {"over_same_tokens": "over the baseline"}
+
+
+def write_report(folder: str | Path, more: Sequence[str | Path] = (), paper: bool = False) -> Path:
+    """Writes results.csv (one line a cell), report.md, figure.png and figure.svg into `folder`; returns report.md.
+
+    `more` names further run folders whose rows are merged in, `paper` sets the paper's printed numbers beside.
+    """
+    rows = read_results([folder, *more])
+    lines = table(rows)
+    folder = Path(folder)
+    replace_file(folder / "results.csv", _csv(rows).encode())
+    pictures = write_figure(lines, folder)
+    picture = pictures[0].name if pictures else None
+    replace_file(folder / "report.md", markdown(rows, lines, paper=paper, picture=picture).encode())
+    return folder / "report.md"
+
+
+def markdown(
+    rows: Sequence[Mapping], lines: Sequence[Mapping] | None = None, paper: bool = False, picture: str | None = None
+) -> str:
+    """The report as GitHub Markdown; `lines` is `table(rows)` where it is at hand already."""
+    lines = table(rows) if lines is None else lines
+    sections = [
+        ("# Temporal compressors, side by side", _ran(rows)),
+        ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
+        *_results(lines, paper),
+        ("## Controls", _controls(lines)),
+        ("## The paper's numbers", _paper(lines) if paper else []),
+        ("## Failed cells", _failed(rows)),
+        ("## Videos that could not be decoded", _unreadable(rows)),
+        ("## How to read these numbers", [f"- {caveat}" for caveat in caveats(rows, lines)]),
+    ]
+    blocks = ["\n".join([heading, "", *body]).strip("\n") for heading, body in sections if body]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _ran(rows: Sequence[Mapping]) -> list[str]:
+    done = [row for row in rows if row["status"] == "done"]
+    versions = sorted({f"{name} {number}" for row in rows for name, number in (row.get("versions") or {}).items()})
+    dates = sorted(str(row["date"]) for row in rows if row.get("date"))
+    facts = [(name, _values(rows, name)) for name in ("budget", *WORLD, "size", "seed", "commit", "machine")]
+    facts += [("versions", ", ".join(versions)), ("date", " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])))]
+    hours = sum(row.get("seconds") or 0 for row in done) / 3600
+    counts = f"{len(done)} done in {hours:.1f} hours, {len(rows) - len(done)} failed"
+    facts += [("cells", counts), ("questions a cell", _values(done, "questions"))]
+    return grid(["what was run", ""], [[name, value] for name, value in facts if value])
+
+
+def _values(rows: Iterable[Mapping], name: str) -> str:
+    found = {row[name] for row in rows if row.get(name) not in (None, "")}
+    return ", ".join(str(value) for value in sorted(found, key=lambda value: (str(type(value)), value)))
+
+
+def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
+    """A pair of tables for every protocol that was run: fixed input frames, fixed decoder length."""
+    methods = [line for line in lines if not parts(line)]
+    frames = sorted({line["n_input"] for line in methods if line["by_input"]})
+    lengths = sorted({length for line in methods for length in line["n_per_k"]})
+    protocols = [(f"{n} input frames", [line for line in methods if line["n_input"] == n], COMPARED) for n in frames]
+    for length in lengths:
+        chosen = [line for line in lines if matched(line, length)]
+        protocols.append((f"{length} k input frames: the same number of decoder tokens at every k", chosen, MATCHED))
+    sections = []
+    for title, chosen, compared in protocols:
+        sections.append((f"## Accuracy, {title}", _accuracy(chosen, compared, paper)))
+        sections.append((f"## Cost, {title}", _cost(chosen)))
+    return sections
+
+
+def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: bool) -> list[str]:
+    seeds = sorted({seed for line in lines for seed in line["by_seed"]})
+    names = category_order(name for line in lines for name in line["by_category"])
+    heads = ["method", "k", "frames", "accuracy", *(f"seed {seed}" for seed in seeds)]
+    compared = {name: head for name, head in compared.items() if any(line[name] for line in lines)}
+    heads += compared.values()
+    heads += [CATEGORIES.get(name, name) for name in names] + ["paper"] * paper
+    body = []
+    for line in lines:
+        cells = [method_name(line, lines), line["k"], line["n_input"], _mean_spread(line)]
+        cells += [percent(line["by_seed"].get(seed)) for seed in seeds]
+        cells += [_interval(line[name]) for name in compared]
+        cells += [percent(line["by_category"].get(name)) for name in names]
+        body.append(cells + [_printed(line)] * paper)
+    return grid(heads, body)
+
+
+def _cost(lines: Sequence[Mapping]) -> list[str]:
+    heads = ["method", "k", "decoder tokens", "encoder ms", "compressor ms", "prefill ms", "GFLOPs", "peak MB"]
+    heads += ["parameters", "of the compressor", "seconds"]
+    names = ["encoder_ms", "compressor_ms", "prefill_ms", "flops", "peak_memory_mb"]
+    body = []
+    for line in lines:
+        numbers = [line[name] for name in names]
+        numbers[3] = numbers[3] and numbers[3] / 1e9
+        cells = [method_name(line, lines), line["k"], line["l_decoder"], *(number(value) for value in numbers)]
+        body.append([*cells, count(line["params"]), count(line["compressor_params"]), number(line["seconds"])])
+    return grid(heads, body)
+
+
+def _controls(lines: Sequence[Mapping]) -> list[str]:
+    """One line a control and part it plays, at the ratio whose decoder tokens it matches."""
+    chosen = [(part, line) for part in TITLES for line in lines if part in parts(line)]
+    ratios = {line["l_decoder"]: line["k"] for line in lines if not parts(line) and line["k"] > 1}
+    names = category_order(name for _, line in chosen for name in line["by_category"])
+    heads = [
+        "control",
+        "tokens as k",
+        "frames",
+        "size",
+        "decoder tokens",
+        "accuracy",
+        "chance",
+        "standard errors from chance",
+    ]
+    body = []
+    for part, line in chosen:
+        matches = ratios.get(line["l_decoder"], NOTHING) if part in ("fewer_frames", "lower_resolution") else NOTHING
+        cells = [TITLES[part], matches, line["n_input"], line["size"], line["l_decoder"], _mean_spread(line)]
+        cells += [percent(line["chance"]), _from_chance(line)]
+        body.append(cells + [percent(line["by_category"].get(name)) for name in names])
+    return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
+
+
+def _from_chance(line: Mapping) -> str:
+    distance = standard_errors_from_chance(line)
+    return NOTHING if distance is None else f"{distance:+.1f}"
+
+
+def _paper(lines: Sequence[Mapping]) -> list[str]:
+    """Table 3's row of the paper's own model; tables 7 and 8 stand in the column `paper`."""
+    text = "Column `paper`: MotionBench dev in percent, tables 7 and 8, same method, k and input frames. "
+    text += "The paper states no seeds and no errors. Table 3, by category:"
+    chosen = [row for row in paper_table3() if row["model"].startswith(("Random", "TE Fusion"))]
+    names = ["dev", "test", *CATEGORIES.values()]
+    return [
+        text,
+        "",
+        *grid(["model", *names], [[row["model"], *(percent(float(row[n])) for n in names)] for row in chosen]),
+    ]
+
+
+def _failed(rows: Sequence[Mapping]) -> list[str]:
+    failed = sorted((row for row in rows if row["status"] == "failed"), key=method_order)
+    body = [
+        [row["compressor"], row["k"], row.get("control") or "", row["seed"], row["id"], short(row["reason"])]
+        for row in failed
+    ]
+    return grid(["method", "k", "control", "seed", "cell", "reason"], body) if body else []
+
+
+def _unreadable(rows: Sequence[Mapping]) -> list[str]:
+    """Named once each, with the number of cells that met them."""
+    names = [str(name) for row in rows for name in row.get("unreadable_videos") or ()]
+    counted = {name: names.count(name) for name in sorted(set(names))}
+    text = "Every question about them counts as wrong."
+    return [text, "", *(f"- `{name}` in {plural(number, 'cell')}" for name, number in counted.items())] if names else []
+
+
+def _csv(rows: Sequence[Mapping]) -> str:
+    """Every field of every cell, categories one a column, other nested values as JSON."""
+    flat = []
+    for row in rows:
+        shares = {f"accuracy {name}": value for name, value in (row.get("by_category") or {}).items()}
+        plain = {name: value for name, value in row.items() if name not in ("by_category", "folder")}
+        nested = {name: json.dumps(value) for name, value in plain.items() if isinstance(value, dict | list)}
+        flat.append({**plain, **nested, **shares})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _mean_spread(line: Mapping) -> str:
+    spread = "" if line["spread"] is None else f" ± {100 * line['spread']:.1f}"
+    return f"**{100 * line['accuracy']:.1f}**{spread}"
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NOTHING
+    text = f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return text if estimate.training_noise else text + " *"
+
+
+def _printed(line: Mapping) -> str:
+    values = printed(line["compressor"], line["k"], line["n_input"])
+    return " / ".join(f"{value:.1f}" for value in values) or NOTHING

@@ -1,0 +1,221 @@
+"""The rows a sweep left in `results.jsonl`, and the lines they make together: one line a setting, over its seeds."""
+
+import json
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tefusion.score import category_order, read_answers
+from tefusion.statistics import Array, Estimate, clustered_stderr, paired_over_seeds
+
+METHODS = ("none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer")  # the order of the paper's definition
+CONTROLS = ("text_only", "one_frame", "fewer_frames", "lower_resolution")
+FLOPS = ("flops", "encoder_flops", "compressor_flops", "prefill_flops")
+MILLISECONDS = ("encoder_ms", "compressor_ms", "prefill_ms")
+COSTS = ("params", "compressor_params", *FLOPS, *MILLISECONDS, "peak_memory_mb", "seconds")
+WORLD = ("encoder", "decoder", "data", "steps", "protocol")  # two lines that differ here cannot be compared
+METHOD = ("compressor", "k", "n_input", "control", "size", "l_decoder")
+IDENTITY = (*METHOD, *WORLD, "n_per_k", "seed")
+NEEDED = {
+    "done": ("compressor", "k", "n_input", "l_decoder", "seed", "accuracy", "stderr", "by_category", "questions"),
+    "failed": ("compressor", "k", "seed", "reason"),
+}
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be reported; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marked answers of one cell, in the order of their uid."""
+
+    uids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    correct: Array
+    chance: float
+
+
+def read_results(folders: str | Path | Sequence[str | Path]) -> list[dict]:
+    """Rows of every `results.jsonl` and shard `results-*.jsonl` in the folders, each with its `folder`.
+
+    An id that comes twice keeps its last row that is done, else its last one. A line that is not JSON, as a killed
+    process leaves it, is ignored with a warning; a row that lacks a field or holds a wrong one is a ResultsError.
+    """
+    rows: dict[str, dict] = {}
+    for folder in [folders] if isinstance(folders, str | Path) else folders:
+        files = sorted([*Path(folder).glob("results.jsonl"), *Path(folder).glob("results-*.jsonl")])
+        if not files:
+            raise ResultsError(f"{folder} holds no results.jsonl")
+        for row in (row for file in files for row in _rows(file)):
+            known = rows.get(row["id"])
+            if known is None or row["status"] == "done" or known["status"] == "failed":
+                rows[row["id"]] = row
+    return list(rows.values())
+
+
+def _rows(file: Path) -> Iterable[dict]:
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if line.strip():
+                warnings.warn(f"{file}:{number} is a torn line: its cell counts as not run", stacklevel=3)
+            continue
+        if problem := _problem(row):
+            raise ResultsError(f"{file}:{number}: {problem}")
+        yield {"control": "", "n_per_k": None, "size": "", **row, "folder": str(file.parent)}
+
+
+def _problem(row: object) -> str | None:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        return "not a row of results: it needs an id"
+    if row.get("status") not in NEEDED:
+        return f"status must be done or failed, got {row.get('status')!r}"
+    if missing := [name for name in NEEDED[row["status"]] if name not in row]:
+        return f"cell {row['id']} lacks {', '.join(missing)}"
+    if row["status"] == "failed":
+        return None
+    accuracies = {"accuracy": row["accuracy"], **row["by_category"]}
+    for name, value in accuracies.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN fails as well
+            return f"cell {row['id']}: {name} must lie between 0 and 1, got {value!r}"
+    return None
+
+
+def parts(row: Mapping) -> frozenset[str]:
+    """The controls a row stands for; one run may play several."""
+    return frozenset(filter(None, row.get("control", "").split(",")))
+
+
+def method_order(row: Mapping) -> tuple:
+    """Sorts the baseline first, then the paper's methods, then others by name; controls last."""
+    control = [CONTROLS.index(part) if part in CONTROLS else len(CONTROLS) for part in parts(row)]
+    name = row["compressor"]
+    place = METHODS.index(name) if name in METHODS else len(METHODS)
+    return (min(control, default=-1), row.get("n_input", 0), place, name, row["k"], row.get("l_decoder", 0))
+
+
+def table(rows: Iterable[Mapping]) -> list[dict]:
+    """One line a setting: its done rows over all seeds, controls included, costs averaged.
+
+    Besides the settings, a line holds `by_seed`, `accuracy` (their mean), `spread` (standard deviation over seeds),
+    `stderr` (questions only, clustered), `error` (of the mean: seeds and questions), `chance`, `by_category`, and two
+    paired differences or None: `over_baseline` (same frames in) and `over_same_tokens` (as many decoder tokens
+    without compression). A row may carry `settings`, a dict of further axes of the sweep such as lr.
+    """
+    groups: dict[tuple, dict] = defaultdict(dict)
+    for row in rows:
+        if row["status"] == "done":
+            groups[_key(row)][row["seed"], row["id"]] = row
+    marks = {row["id"]: _marks(row) for group in groups.values() for row in group.values()}
+    lines = [_line(list(group.values()), marks) for group in groups.values()]
+    for line in lines:
+        base, short = _baseline(line, lines), _same_tokens(line, lines)
+        line["over_baseline"] = base and difference(line, base)
+        line["over_same_tokens"] = short and difference(line, short)
+        line["unpaired"] = bool((base and not line["over_baseline"]) or (short and not line["over_same_tokens"]))
+    return sorted(lines, key=method_order)
+
+
+def _key(row: Mapping) -> tuple:
+    further = {name: value for name, value in row.get("settings", {}).items() if name not in IDENTITY}
+    return (*(row.get(name) for name in METHOD + WORLD), json.dumps(further, sort_keys=True))
+
+
+def _line(cells: list[dict], marks: Mapping[str, Marks | None]) -> dict:
+    cells = sorted(cells, key=lambda row: row["seed"])
+    by_seed = {row["seed"]: row for row in cells}  # a second cell of a seed is counted in `shadowed`
+    marked = {seed: marks[row["id"]] for seed, row in by_seed.items()}
+    kept = list(by_seed.values())
+    accuracies = [row["accuracy"] for row in kept]
+    spread = float(np.std(accuracies, ddof=1)) if len(kept) > 1 else None
+    stderr = _question_stderr(kept, marked)
+    seed_stderr = 0.0 if spread is None else spread / math.sqrt(len(kept))
+    names = category_order(name for row in kept for name in row["by_category"])
+    return {
+        **{name: kept[0].get(name) for name in METHOD + WORLD},
+        "settings": json.loads(_key(kept[0])[-1]),
+        "n_per_k": sorted({row["n_per_k"] for row in cells if row["n_per_k"]}),
+        "by_input": any(not row["n_per_k"] for row in cells),
+        "by_seed": {seed: row["accuracy"] for seed, row in by_seed.items()},
+        "shadowed": len(cells) - len(kept),
+        "accuracy": mean(accuracies),
+        "spread": spread,
+        "stderr": stderr,
+        "error": None if stderr is None else math.hypot(seed_stderr, stderr),
+        "chance": mean(one.chance for one in marked.values() if one),
+        "by_category": {name: mean(row["by_category"].get(name) for row in kept) for name in names},
+        "questions": kept[0]["questions"],
+        **{name: mean(row.get(name) for row in kept) for name in COSTS},
+        "marks": marked,
+    }
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are there; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _marks(row: Mapping) -> Marks | None:
+    path = Path(row.get("folder", "")) / "cells" / row["id"] / "answers.jsonl"
+    if "folder" not in row or not path.exists():
+        return None
+    answers = sorted(read_answers(path), key=lambda answer: answer.uid)
+    chance = float(np.mean([1 / answer.options for answer in answers]))
+    correct = np.array([answer.correct for answer in answers], dtype=np.float64)
+    return Marks(tuple(a.uid for a in answers), tuple(a.cluster for a in answers), correct, chance)
+
+
+def _question_stderr(cells: list[dict], marked: Mapping[int, Marks | None]) -> float | None:
+    """Clustered error of the answers averaged over seeds; without answers, the mean of the cells' own errors."""
+    known = [one for one in marked.values() if one]
+    if len(known) < len(cells) or len({one.uids for one in known}) > 1 or len(set(known[0].clusters)) < 2:
+        return mean(row["stderr"] for row in cells)
+    return clustered_stderr(np.mean([one.correct for one in known], axis=0), known[0].clusters)
+
+
+def difference(line: Mapping, base: Mapping) -> Estimate | None:
+    """line - base, paired by seed and question; None where they share no seed with the same answered questions."""
+    pairs: dict[int, tuple[Array, Array]] = {}
+    clusters: tuple[str, ...] = ()
+    for seed, ours in line["marks"].items():
+        theirs = base["marks"].get(seed)
+        if ours and theirs and ours.uids == theirs.uids and clusters in ((), ours.clusters):
+            pairs[seed], clusters = (ours.correct, theirs.correct), ours.clusters
+    return paired_over_seeds(pairs, clusters) if len(set(clusters)) > 1 else None
+
+
+def _baseline(line: Mapping, lines: Sequence[Mapping]) -> Mapping | None:
+    if parts(line) or _plain(line):
+        return None
+    same = [other for other in lines if _plain(other) and not parts(other)]
+    return _nearest(line, [other for other in same if _agree(line, other, "n_input", "size")])
+
+
+def _same_tokens(line: Mapping, lines: Sequence[Mapping]) -> Mapping | None:
+    """The uncompressed run with fewer frames that leaves the decoder as many tokens."""
+    if parts(line) or line["k"] == 1:
+        return None
+    same = [other for other in lines if _plain(other) and _agree(line, other, "l_decoder", "size")]
+    return _nearest(line, [other for other in same if parts(other) <= {"one_frame", "fewer_frames"}])
+
+
+def _plain(line: Mapping) -> bool:
+    return line["compressor"] == "none" and line["k"] == 1
+
+
+def _agree(line: Mapping, other: Mapping, *names: str) -> bool:
+    return all(line[name] == other[name] for name in (*names, *WORLD))
+
+
+def _nearest(line: Mapping, candidates: list[Mapping]) -> Mapping | None:
+    """The candidate with the same further settings, else the only one there is (it may not know a method's axis)."""
+    same = [other for other in candidates if other["settings"] == line["settings"]]
+    return same[0] if same else candidates[0] if len(candidates) == 1 else None

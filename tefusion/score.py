@@ -1,0 +1,122 @@
+"""reply -> letter -> answers -> accuracy, overall and by category."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tefusion.statistics import clustered_stderr
+
+# MotionBench's categories in the paper's order, with the paper's short names.
+CATEGORIES = {
+    "Motion Recognition": "MR",
+    "Location-related Motion": "LM",
+    "Camera Motion": "CM",
+    "Motion-related Objects": "MO",
+    "Action Order": "AO",
+    "Repetition Count": "RC",
+}
+
+
+class AnswersError(ValueError):
+    """An answers file that cannot be scored; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was predicted for one question; `prediction` is None where the video or the reply could not be read."""
+
+    uid: str
+    cluster: str
+    category: str
+    options: int
+    prediction: str | None
+    answer: str
+
+    @property
+    def correct(self) -> bool:
+        return self.prediction == self.answer
+
+
+def first_letter(reply: str) -> str | None:
+    """The paper's reading of a generated reply: its first upper-case letter, "I think B" included."""
+    found = re.search("[A-Z]", reply)
+    return found.group() if found else None
+
+
+def category_order(names: Iterable[str]) -> list[str]:
+    """Each name once: MotionBench's six in the paper's order, then any others alphabetically."""
+    rank = {name: place for place, name in enumerate(CATEGORIES)}
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def summarise(answers: Sequence[Answer]) -> dict:
+    """accuracy, stderr, by_category and questions, as fractions of 1.
+
+    Errors are clustered by video; `stderr` is None where all questions share one video, which leaves nothing to
+    estimate it from.
+    """
+    if not answers:
+        raise ValueError("there is no answer to score")
+    correct = [answer.correct for answer in answers]
+    clusters = [answer.cluster for answer in answers]
+    names = category_order(answer.category for answer in answers)
+    return {
+        "accuracy": sum(correct) / len(correct),
+        "stderr": clustered_stderr(correct, clusters) if len(set(clusters)) > 1 else None,
+        "by_category": {name: _share(answers, name) for name in names},
+        "questions": len(answers),
+    }
+
+
+def _share(answers: Sequence[Answer], category: str) -> float:
+    correct = [answer.correct for answer in answers if answer.category == category]
+    return sum(correct) / len(correct)
+
+
+def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+    """One JSON object a line, with `correct` beside the fields for readers of the file."""
+    lines = [json.dumps({**asdict(answer), "correct": answer.correct}, ensure_ascii=False) for answer in answers]
+    replace_file(path, "".join(line + "\n" for line in lines).encode())
+
+
+def read_answers(path: str | Path) -> list[Answer]:
+    """Raises AnswersError, naming file and line, for a row that is incomplete, contradicts itself or comes twice."""
+    answers: dict[str, Answer] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            answer = _answer(json.loads(line))
+            if answer.uid in answers:
+                raise ValueError(f"question {answer.uid} is answered a second time")
+        except ValueError as error:
+            raise AnswersError(f"{path}:{number}: {error}") from None
+        answers[answer.uid] = answer
+    return list(answers.values())
+
+
+def _answer(row: object) -> Answer:
+    names = Answer.__dataclass_fields__
+    if not isinstance(row, dict) or (missing := [name for name in names if name not in row]):
+        raise ValueError(f"not an answer: {', '.join(missing)} missing" if isinstance(row, dict) else "not an object")
+    answer = Answer(**{name: row[name] for name in names})
+    if not isinstance(answer.options, int) or answer.options < 1:
+        raise ValueError(f"options must be a count of at least 1, got {answer.options!r}")
+    if not isinstance(answer.answer, str) or not isinstance(answer.prediction, str | None):
+        raise ValueError(f"prediction {answer.prediction!r} and answer {answer.answer!r} must be letters")
+    if row.get("correct", answer.correct) != answer.correct:
+        raise ValueError(f"correct contradicts prediction {answer.prediction!r} and answer {answer.answer!r}")
+    return answer
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Whole or not at all: written beside `path`, then renamed over it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

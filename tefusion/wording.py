@@ -1,0 +1,39 @@
+"""Numbers and tables as the report words them."""
+
+from collections.abc import Sequence
+
+NOTHING = "–"
+
+
+def grid(heads: Sequence[str], body: Sequence[Sequence]) -> list[str]:
+    """A Markdown table; the first column reads left, numbers right."""
+    rule = ["---" if place == 0 or not head else "---:" for place, head in enumerate(heads)]
+    return ["| " + " | ".join(cell(value) for value in row) + " |" for row in [heads, rule, *body]]
+
+
+def cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def percent(value: float | None, missing: str = NOTHING, digits: int = 1) -> str:
+    return missing if value is None else f"{100 * value:.{digits}f}"
+
+
+def number(value: float | None, missing: str = NOTHING) -> str:
+    """Three figures, never in powers of ten."""
+    if value is None:
+        return missing
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def count(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def short(text: object, length: int = 300) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
