@@ -21,9 +21,9 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 SPINS = {"clockwise": -1, "counter-clockwise": 1}
 COUNTS = ("once", "twice", "three times", "four times")
-STEMS = {
+STEMS = {  # free of the words for directions, which turn with the picture
     "MR": "How does the {object} move?",
-    "LM": "Where does the {object} end up?",
+    "LM": "Where does the {object} finish?",
     "CM": "How does the camera move?",
     "MO": "Which object hops?",
     "AO": "In which order does the {object} move?",
