@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 # A positive list: playlists, manifests and text art would open too, and some of them name other files or hosts.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,apng,flv,asf,ogg,rm,mxf,nut,dv,ivf,obu,h264,hevc,m4v,yuv4mpegpipe"
 THREADED_PIXELS = 50_000_000  # below this, starting the decoder's threads costs more than they save
+COVER = 0x400  # FFmpeg's disposition of a picture attached to a song
 
 
 class VideoError(ValueError):
@@ -79,14 +80,14 @@ def clip_of(path: Any, total: int, pts: tuple[int, ...], stream: Any, keys: int,
 def opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream. What FFmpeg complains about inside becomes a VideoError."""
     import av
-    from av.stream import Disposition
 
     # "file:" keeps a name with a colon from being read as a protocol.
     url = "file:" + os.path.abspath(path)  # noqa: PTH100, resolving links would change what messages name
     try:
         with av.open(url, metadata_errors="replace", container_options={"format_whitelist": FORMATS}) as container:
             stream = container.streams.best("video")
-            if stream is None or stream.disposition & Disposition.attached_pic:
+            disposition = getattr(stream, "disposition", 0)  # absent in PyAV 14.0, an enumeration from then on
+            if stream is None or getattr(disposition, "value", disposition) & COVER:
                 raise VideoError(f"{path}: has no video stream")
             if stream.codec_context is None:
                 raise VideoError(f"{path}: this PyAV has no decoder for its video stream")
