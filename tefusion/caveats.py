@@ -64,8 +64,8 @@ def _gaps(rows: Sequence[Mapping], lines: Sequence[Mapping]) -> list[str]:
     if lost := sum(line["unpaired"] for line in lines):
         say.append(f"{plural(lost, 'line')} could not be compared: no shared seed with the same answered questions.")
     if shadowed := sum(line["shadowed"] for line in lines):
-        text = "differ from another only in a setting that the rows do not carry: the later one counts."
-        say.append(f"{plural(shadowed, 'cell')} {text}")
+        text = "left out: it differs from another cell only in a setting that the rows do not carry."
+        say.append(f"{shadowed} {text}")
     if repeated := max((row.get("repeated") or 0 for row in rows), default=0):
         say.append(f"Up to {plural(repeated, 'clip')} a cell had fewer frames than asked: the nearest were repeated.")
     return say

@@ -1,7 +1,9 @@
 """Accuracy over the compression ratio, like figure 6 of the paper: a line a method, baseline and controls behind."""
 
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, told apart by colour-blind readers; markers say the same once more.
 COLOURS = ("#333333", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7A5195", "#8C6D31")
-MARKERS = "osD^vPX*hp"
+MARKERS = "hsD^vopX*"
 GREY = "#8A8A8A"
 TITLES = {"text_only": "text only", "one_frame": "one frame", "fewer_frames": "fewer frames (N/k)"}
 TITLES["lower_resolution"] = "lower resolution"
@@ -29,51 +31,60 @@ def write_figure(lines: Sequence[Mapping], folder: str | Path) -> list[Path]:
 
     # A fixed salt and no date: the same results give the same file.
     style: Any = {"font.size": 10, "font.family": "DejaVu Sans", "svg.hashsalt": "tefusion", "svg.fonttype": "none"}
-    if not any(line["k"] > 1 for line in lines):
+    if not protocol_panels(lines):
         return []
     with mpl.rc_context(style):
         figure = draw(lines)
         paths = [Path(folder) / "figure.png", Path(folder) / "figure.svg"]
         for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
+            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata, bbox_inches="tight")
             replace_file(path, buffer.getvalue())
     return paths
 
 
+@dataclass(frozen=True)
+class Panel:
+    """The lines of one protocol: `methods` over k, `base` and `controls` behind them."""
+
+    title: str
+    methods: Sequence[Mapping]
+    base: Sequence[Mapping]
+    controls: Sequence[Mapping] = ()
+
+
 def draw(lines: Sequence[Mapping]) -> "Figure":
-    """A panel for every number of input frames, and one for every fixed decoder length."""
+    """One panel under another: every number of input frames, then every fixed decoder length."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = panel_lines(lines)
-    figure = Figure(figsize=(7.4 * len(panels), 4.6), facecolor="white")
+    panels = protocol_panels(lines)
+    figure = Figure(figsize=(7.4, 4.5 * len(panels)), facecolor="white")
     FigureCanvasAgg(figure)
-    for place, (title, chosen) in enumerate(panels.items()):
-        left = (place + 0.085) / len(panels)
-        axes = figure.add_axes((left, 0.15, 0.62 / len(panels), 0.74))
-        _panel(axes, title, chosen)
+    for place, panel in enumerate(reversed(panels)):
+        _panel(figure.add_axes((0.085, (place + 0.15) / len(panels), 0.62, 0.77 / len(panels))), panel)
     note = "Bars and band: standard error of the mean, seeds and questions together."
     if max(len(line["by_seed"]) for line in lines) == 1:
         note = "Bars and band: standard error over questions. One seed: training noise is not in them."
-    figure.text(0.085 / len(panels), 0.02, note, fontsize=8, color="#666666")
+    figure.text(0.085, 0.02 / len(panels), note, fontsize=8, color="#666666")
     return figure
 
 
-def panel_lines(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
-    """{title: lines} by protocol: fixed input frames first, then fixed decoder length."""
+def protocol_panels(lines: Sequence[Mapping]) -> list[Panel]:
     methods = [line for line in lines if not parts(line)]
     controls = [line for line in lines if parts(line)]
-    panels: dict[str, list[Mapping]] = {}
+    panels = []
     for frames in sorted({line["n_input"] for line in methods if line["by_input"]}):
         chosen = [line for line in methods if line["n_input"] == frames]
-        if any(line["k"] > 1 for line in chosen):
-            panels[f"{frames} input frames"] = chosen + controls
+        panels.append(Panel(f"{frames} input frames", *_compressed(chosen), controls))
     for length in sorted({length for line in methods for length in line["n_per_k"]}):
         chosen = [line for line in lines if matched(line, length)]
-        if any(line["k"] > 1 for line in chosen):
-            panels[f"{length} k input frames, same decoder length"] = chosen
-    return panels
+        panels.append(Panel(f"{length}·k input frames, the same decoder tokens at every k", *_compressed(chosen)))
+    return [panel for panel in panels if panel.methods]
+
+
+def _compressed(lines: list[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    return [line for line in lines if line["k"] > 1], [line for line in lines if line["k"] == 1]
 
 
 def matched(line: Mapping, length: int) -> bool:
@@ -90,11 +101,10 @@ def method_name(line: Mapping, lines: Sequence[Mapping]) -> str:
     return " ".join([line["compressor"], *(f"{name}={settings[name]}" for name in apart)])
 
 
-def _panel(axes: "Axes", title: str, lines: list[Mapping]) -> None:
+def _panel(axes: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import NullLocator
 
-    methods = [line for line in lines if not parts(line) and line["k"] > 1]
-    ratios = sorted({line["k"] for line in methods})
+    ratios = sorted({line["k"] for line in panel.methods})
     axes.set_xscale("log", base=2)
     axes.set_xlim(ratios[0] * 2**-0.3, ratios[-1] * 2**0.3)
     axes.set_xticks(ratios, [str(k) for k in ratios])
@@ -104,61 +114,60 @@ def _panel(axes: "Axes", title: str, lines: list[Mapping]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("temporal compression ratio k")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(f"{title}, {methods[0]['questions']:,} questions", loc="left", fontsize=10, color=INK)
-    labels = [*_controls(axes, lines, ratios), *_baseline(axes, lines), *_methods(axes, methods)]
-    heights = [height for _, height, _, _ in labels]
-    tops = [100 * line["accuracy"] for line in lines]
-    low, high = min(heights + tops) - 4, max(heights + tops) + 4
-    axes.set_ylim(max(low, -2), min(high, 102))
+    axes.set_title(f"{panel.title}, {panel.methods[0]['questions']:,} questions", loc="left", fontsize=10, color=INK)
+    labels = [*_controls(axes, panel), *_chance(axes, panel), *_baseline(axes, panel), *_methods(axes, panel.methods)]
+    low, high = axes.dataLim.intervaly
+    axes.set_ylim(max(low - 3, -2), min(high + 3, 102))
     _label(axes, labels)
 
 
-def _controls(axes: "Axes", lines: list[Mapping], ratios: list[int]) -> list[tuple]:
+def _controls(axes: "Axes", panel: Panel) -> list[tuple]:
     """Thin and grey: controls without a ratio run across, the others stand at the ratio of equal decoder tokens."""
     labels = []
-    at = {line["l_decoder"]: line["k"] for line in lines if not parts(line) and line["k"] in ratios}
-    for style, marker, part in zip(("-", "-.", "-", "-."), ("", "", "1", "2"), TITLES, strict=True):
-        chosen = [line for line in lines if part in parts(line)]
-        if part in ("fewer_frames", "lower_resolution"):
-            points = sorted(
-                (at[line["l_decoder"]], 100 * line["accuracy"]) for line in chosen if line["l_decoder"] in at
-            )
-        else:
-            level = mean(line["accuracy"] for line in chosen)
-            points = [] if level is None else [(x, 100 * level) for x in axes.get_xlim()]
-        if points:
+    for style, marker, part in zip(("-", "-.", "-", "--"), ("", "", "1", "2"), TITLES, strict=True):
+        heights: dict[float, list[float]] = defaultdict(list)
+        for control in (line for line in panel.controls if part in parts(line)):
+            matches = [line["k"] for line in panel.methods if line["l_decoder"] == control["l_decoder"]][:1]
+            for x in axes.get_xlim() if part in ("text_only", "one_frame") else matches:
+                heights[x].append(100 * control["accuracy"])
+        if heights:
+            x, y = zip(*((x, np.mean(values)) for x, values in sorted(heights.items())), strict=True)
             look: dict[str, Any] = {"color": GREY, "linestyle": style, "marker": marker, "linewidth": 1}
-            axes.plot(*zip(*points, strict=True), markersize=7, zorder=2, **look)
-            labels.append((TITLES[part], points[-1][1], points[-1][0], look))
-    chance = mean(line["chance"] for line in lines)
-    if chance is not None:
-        look = {"color": GREY, "linestyle": ":", "marker": "", "linewidth": 1.6}
-        axes.axhline(100 * chance, zorder=1.5, **look)
-        labels.append(("chance", 100 * chance, axes.get_xlim()[1], look))
+            axes.plot(x, y, markersize=7, zorder=2, **look)
+            labels.append((TITLES[part], y[-1], x[-1], look))
     return labels
 
 
-def _baseline(axes: "Axes", lines: list[Mapping]) -> list[tuple]:
-    base = [line for line in lines if not parts(line) and line["k"] == 1]
-    base = base or [line for line in lines if line["k"] == 1 and "same decoder" in axes.get_title(loc="left")]
+def _chance(axes: "Axes", panel: Panel) -> list[tuple]:
+    chance = mean(line["chance"] for line in panel.methods)
+    if chance is None:
+        return []
+    look: dict[str, Any] = {"color": GREY, "linestyle": ":", "marker": "", "linewidth": 1.6}
+    axes.axhline(100 * chance, zorder=1.5, **look)
+    return [("chance", 100 * chance, axes.get_xlim()[1], look)]
+
+
+def _baseline(axes: "Axes", panel: Panel) -> list[tuple]:
     labels = []
-    for line in base:
+    for line in panel.base:
         level, error = 100 * line["accuracy"], 100 * (line["error"] or 0)
         look: dict[str, Any] = {"color": INK, "linestyle": "--", "marker": "", "linewidth": 1.4}
         axes.axhspan(level - error, level + error, color=INK, alpha=0.10, linewidth=0, zorder=1)
         axes.axhline(level, zorder=2.5, **look)
-        labels.append((f"baseline, {line['n_input']} frames", level, axes.get_xlim()[1], look))
+        name = method_name(line, panel.base).replace("none", "baseline", 1)
+        labels.append((f"{name}, {line['n_input']} frames", level, axes.get_xlim()[1], look))
     return labels
 
 
-def _methods(axes: "Axes", lines: list[Mapping]) -> list[tuple]:
+def _methods(axes: "Axes", lines: Sequence[Mapping]) -> list[tuple]:
     names = list(dict.fromkeys(method_name(line, lines) for line in lines))
     looks = _looks(names)
+    octaves = float(np.log2(axes.get_xlim()[1] / axes.get_xlim()[0]))
     labels = []
     for place, name in enumerate(names):
         chosen = sorted((line for line in lines if method_name(line, lines) == name), key=lambda line: line["k"])
         # Side by side: bars at the same k would hide each other.
-        x = [line["k"] * 2 ** (0.035 * (place - (len(names) - 1) / 2)) for line in chosen]
+        x = [line["k"] * 2 ** (octaves * 0.01 * (place - (len(names) - 1) / 2)) for line in chosen]
         y = [100 * line["accuracy"] for line in chosen]
         bars = [100 * (line["error"] or 0) for line in chosen]
         look = {**looks[name], "linestyle": "-", "linewidth": 1.8}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tefusion.results import mean, method_order
+from tefusion.results import mean, method_order, parts
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import number, percent
 
@@ -22,19 +22,23 @@ def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = ()) -> "Tab
 
     cells = sorted([*rows, *({"status": "pending", **cell} for cell in pending)], key=method_order)
     names = category_order(name for row in cells for name in row.get("by_category") or ())
-    view = Table(header_style="bold", pad_edge=False)
+    view = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     view.add_column("method", no_wrap=True)
     for head in ["k", "done", "acc", "±", *(CATEGORIES.get(name, name) for name in names), "tok", "enc ms", "s"]:
         view.add_column(head, justify="right", no_wrap=True)
     groups: dict[tuple, list[Mapping]] = {}
     for cell in cells:
-        groups.setdefault((cell.get("control", ""), cell["compressor"], cell["k"], cell.get("n_input")), []).append(
-            cell
-        )
-    for (control, compressor, k, _), group in groups.items():
-        method = control.replace("_", " ").replace(",", ", ") or compressor
-        view.add_row(method, str(k), *_progress(group), *_scores(group, names))
+        groups.setdefault((_name(cell), cell["k"], cell.get("n_input"), cell.get("size")), []).append(cell)
+    for (name, k, *_), group in groups.items():
+        view.add_row(name, "" if parts(group[0]) else str(k), *_progress(group), *_scores(group, names))
     return view
+
+
+def _name(cell: Mapping) -> str:
+    """A control says what it leaves; one that plays several parts goes by the first. 80 columns hold the table."""
+    part = cell.get("control", "").split(",")[0]
+    left = {"fewer_frames": f"{cell.get('n_input')} frames", "lower_resolution": f"size {cell.get('size')}"}
+    return left.get(part, part.replace("_", " ")) or cell["compressor"]
 
 
 def _progress(group: Sequence[Mapping]) -> list[str]:
@@ -50,5 +54,6 @@ def _scores(group: Sequence[Mapping], names: Sequence[str]) -> list[str]:
     spread = float(np.std(accuracies, ddof=1)) if len(done) > 1 else mean(row["stderr"] for row in done)
     scores = [percent(mean(accuracies), ""), percent(spread, "")]
     scores += [percent(mean(row["by_category"].get(name) for row in done), "", 0) for name in names]
-    costs = [mean(row.get(name) for row in done) for name in ("l_decoder", "encoder_ms", "seconds")]
-    return scores + [number(value, "") for value in costs]
+    seconds = mean(row.get("seconds") for row in done)
+    costs = [mean(row.get(name) for row in done) for name in ("l_decoder", "encoder_ms")]
+    return [*scores, *(number(value, "") for value in costs), "" if seconds is None else f"{seconds:.0f}"]

@@ -83,7 +83,7 @@ def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]
     protocols = [(f"{n} input frames", [line for line in methods if line["n_input"] == n], COMPARED) for n in frames]
     for length in lengths:
         chosen = [line for line in lines if matched(line, length)]
-        protocols.append((f"{length} k input frames: the same number of decoder tokens at every k", chosen, MATCHED))
+        protocols.append((f"{length}·k input frames: the same number of decoder tokens at every k", chosen, MATCHED))
     sections = []
     for title, chosen, compared in protocols:
         sections.append((f"## Accuracy, {title}", _accuracy(chosen, compared, paper)))
