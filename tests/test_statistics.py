@@ -110,6 +110,13 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds, noise, least
     assert least <= held / 300 <= most
 
 
+def test_error_over_seeds_is_the_spread_over_repeated_experiments():
+    rng = np.random.default_rng(4)
+    runs = [paired_over_seeds(*experiment(rng, 3, 0.2, 0.2, 0.3)) for _ in range(300)]
+    spread = np.std([estimate.value for estimate in runs])
+    assert np.sqrt(np.mean([estimate.stderr**2 for estimate in runs])) == pytest.approx(spread, rel=0.15)
+
+
 def test_the_same_answers_give_the_same_interval():
     pairs, groups = experiment(np.random.default_rng(0), 3, 0.1, 0.1, 0.3)
     assert paired_over_seeds(pairs, groups) == paired_over_seeds(pairs, groups)
