@@ -74,6 +74,17 @@ def test_every_answer_follows_from_the_truth_alone(questions, truth):
     assert [option(question) for question in questions] == [right_option(truth, i) for i in range(len(truth))]
 
 
+def test_a_drift_ends_where_its_answer_says_and_nowhere_else(truth):
+    """Hops of the first and last frame cancel; on the way they are larger than the drift."""
+    clips = truth[truth.category == CATEGORIES.index("LM")]
+    moved = (clips.positions[:, -1, 0] - clips.positions[:, 0, 0] + 16) % 32 - 16
+    along, across = moved.abs().amax(dim=1), moved.abs().amin(dim=1)
+    assert (across == 0).all()
+    assert ((along >= 7.9) & (along <= 10.7)).all()
+    steps = (clips.positions[:, :, 0].diff(dim=1) + 16) % 32 - 16
+    assert steps.abs().amax() > 3
+
+
 def test_categories_letters_and_strides_have_equal_shares(questions, truth):
     shares = Counter((q.category, q.answer) for q in questions)
     assert set(shares) == set(product(CATEGORIES, "ABCD"))
@@ -103,7 +114,7 @@ def test_masks_cover_the_coloured_pixels(questions, truth):
         steady = ~truth.flash[index].any(dim=-1).numpy()
         colourful = (np.ptp(frames, axis=-1) > 90)[steady]
         mask = (truth.masks[index].numpy() > 0)[steady]
-        assert (colourful & mask).sum() >= 0.85 * (colourful | mask).sum()
+        assert (colourful & mask).sum() >= 0.75 * (colourful | mask).sum()
 
 
 def test_the_same_settings_give_the_same_bytes_whoever_writes_them(tmp_path, monkeypatch):
@@ -207,6 +218,7 @@ def texts(count):
 
 def cues(stem, options, i):
     words = [("option", options[i]), ("letter", i), ("stem", stem, options[i]), ("rest", options[i], *sorted(options))]
+    words += [("order", i, *options)]
     return words + [("rank", sorted(options).index(options[i]))] + [("word", word) for word in options[i].split()]
 
 
@@ -440,6 +452,7 @@ def test_stills_are_answered_by_their_frame(questions, truth):
     stills = [still for seed in range(8) for still in still_questions(truth, questions, seed)]
     assert stills == [still for seed in range(8) for still in still_questions(truth, questions, seed)]
     assert set(Counter(s.question.answer for s in stills)) == set("ABCD")
+    assert not any(truth.flash[still.clip, still.frame].any() for still in stills)
     for still in stills:
         question, right = still.question, option(still.question)
         present = (truth.colours[still.clip] > 0).nonzero()[:, 0]

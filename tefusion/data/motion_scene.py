@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 OBJECTS = 4  # most objects in a scene; the truth is padded to it
 STRIDES = (2, 4, 8, 16)

@@ -56,7 +56,7 @@ def load_truth(folder: str | Path) -> Truth:
     return Truth(**load_file(path))
 
 
-def wrapped(change: Tensor, period: float) -> Tensor:
+def wrapped(change: Tensor, period: int) -> Tensor:
     """The shortest way round: -period/2 <= result < period/2."""
     return (change + period / 2) % period - period / 2
 
