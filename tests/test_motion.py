@@ -21,7 +21,7 @@ from tefusion.data.motion_augment import (
     turn_targets,
     turn_truth,
 )
-from tefusion.data.motion_files import CATEGORIES, SPLITS, create_clip
+from tefusion.data.motion_files import CATEGORIES, SPLITS, ask, create_clip
 from tefusion.data.motion_render import render, texture
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, STEMS, STRIDES, Shot, create_scene
 from tefusion.data.motion_truth import CHANNELS, right_option
@@ -207,13 +207,10 @@ def chance(hits, margin=0.0):
 
 
 def texts(count):
-    """(category, stem, options, answer index) of scenes that are not drawn."""
+    """(category, stem, options, answer index) of clips that are not drawn."""
     for index in range(count):
-        rng, turn = np.random.default_rng([7, index]), index // 6
-        scene = create_scene(CATEGORIES[index % 6], Shot(rng, 32, 16, STRIDES[turn // 4 % 4]), pan=0.25)
-        options = rng.permutation(scene.wrong).tolist()
-        options.insert(turn % 4, scene.right)
-        yield CATEGORIES[index % 6], scene.stem, options, turn % 4
+        _, scene, options = ask(SMALL, "dev", index)
+        yield CATEGORIES[index % 6], scene.stem, options, options.index(scene.right)
 
 
 def cues(stem, options, i):
@@ -427,6 +424,8 @@ def test_motion_targets_say_what_moves(truth):
         elif kind == "MO":
             assert COLOURS[int(channel(one, "hopper")[0].argmax())] == answer.split()[1]
         assert bool(channel(one, "hopper").any()) == (kind == "MO")
+        if kind in ("MO", "CM"):
+            assert not any(channel(one, name).any() for name in ("velocity", "spin", "sine", "cosine", "flash"))
 
 
 @pytest.mark.parametrize("patch", [4, 8, 16])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,32 +53,43 @@ class MotionSettings:
             raise ValueError("the motion set needs contrast and noise >= 0")
 
 
-def create_clip(settings: MotionSettings, split: str, index: int) -> tuple[dict[str, object], Array, dict[str, Array]]:
-    """Row, frames (t, h, w, 3) and truth of one clip: a pure function of its arguments.
+def ask(settings: MotionSettings, split: str, index: int) -> tuple[np.random.Generator, Scene, tuple[str, ...]]:
+    """The clip's own generator, its scene, and the options in their order.
 
     Categories, then answer letters, then strides follow the index in turn, so every share is equal.
     """
     rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
-    category, turn = CATEGORIES[index % len(CATEGORIES)], index // len(CATEGORIES)
-    answer, stride = turn % 4, STRIDES[turn // 4 % len(STRIDES)]
-    scene = create_scene(category, Shot(rng, settings.size, settings.frames, stride), settings.pan)
+    shot = Shot(rng, settings.size, settings.frames, labels(index)["stride"])
+    scene = create_scene(CATEGORIES[index % len(CATEGORIES)], shot, settings.pan)
     options = rng.permutation(scene.wrong).tolist()
-    options.insert(answer, scene.right)
+    options.insert(labels(index)["answer"], scene.right)
+    return rng, scene, tuple(options)
+
+
+def labels(index: int) -> dict[str, int]:
+    turn = index // len(CATEGORIES)
+    return {"category": index % len(CATEGORIES), "answer": turn % 4, "stride": STRIDES[turn // 4 % len(STRIDES)]}
+
+
+def create_clip(settings: MotionSettings, split: str, index: int) -> tuple[dict[str, Any], Array, dict[str, Any]]:
+    """Row, frames (t, h, w, 3) and truth of one clip: a pure function of its arguments."""
+    rng, scene, options = ask(settings, split, index)
     ground = texture(rng, settings.size, settings.contrast, settings.detail)
     frames, masks = render(scene, ground, radius=settings.sprite * settings.size / 2)
     if settings.noise:
         frames = np.clip(frames + rng.normal(0, settings.noise, frames.shape), 0, 255).round().astype(np.uint8)
-    row = annotation(settings, f"{split}-{index:06d}", category, scene.stem, options, LETTERS[answer])
-    labels = {"category": np.int64(index % len(CATEGORIES)), "answer": np.int64(answer), "stride": np.int64(stride)}
-    return row, frames, {**trajectories(scene), "masks": masks, **labels}
+    known = {name: np.int64(value) for name, value in labels(index).items()}
+    category, answer = CATEGORIES[known["category"]], LETTERS[known["answer"]]
+    row = annotation(settings, f"{split}-{index:06d}", category, scene.stem, options, answer)
+    return row, frames, {**trajectories(scene), "masks": masks, **known}
 
 
-def annotation(settings: MotionSettings, name: str, category: str, stem: str, options: list[str], answer: str):
+def annotation(settings: MotionSettings, name: str, kind: str, stem: str, options: tuple[str, ...], answer: str):
     """A row of MotionBench's own layout."""
     seconds = settings.frames / settings.fps
     text = "\n".join([stem, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
     return {
-        "question_type": QUESTION_TYPES[category],
+        "question_type": QUESTION_TYPES[kind],
         "video_type": "generated",
         "key": name,
         "video_path": f"{name}.mp4",
