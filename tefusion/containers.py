@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 # A positive list: playlists, manifests and text art would open too, and some of them name other files or hosts.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,apng,flv,asf,ogg,rm,mxf,nut,dv,ivf,obu,h264,hevc,m4v,yuv4mpegpipe"
-THREADED_PIXELS = 50_000_000  # below this, starting the decoder's threads costs more than they save
 COVER = 0x400  # FFmpeg's disposition of a picture attached to a song
 
 
@@ -26,7 +25,8 @@ class VideoError(ValueError):
 @dataclass(frozen=True, eq=False)
 class Clip:
     """pts: of every frame in display order, in units of time_base seconds; empty where the packets do not say.
-    fps: the mean rate. keys: frames that can be decoded alone. not_decord: why decord must not read this file."""
+    fps: the mean rate. keys: frames that can be decoded alone. pixels: of all frames together.
+    not_decord: why decord must not read this file."""
 
     path: str
     total: int
@@ -34,6 +34,7 @@ class Clip:
     time_base: float
     fps: float
     keys: int
+    pixels: int
     not_decord: str | None
 
     def second(self, index: int) -> float:
@@ -73,7 +74,8 @@ def clip_of(path: Any, total: int, pts: tuple[int, ...], stream: Any, keys: int,
         fps = (len(pts) - 1) / ((pts[-1] - pts[0]) * time_base)
     else:
         fps = float(stream.average_rate or stream.guessed_rate or 1)
-    return Clip(os.fspath(path), total, pts, time_base, fps, keys, not_decord)
+    pixels = stream.codec_context.width * stream.codec_context.height * total
+    return Clip(os.fspath(path), total, pts, time_base, fps, keys, pixels, not_decord)
 
 
 @contextmanager
@@ -81,8 +83,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream. What FFmpeg complains about inside becomes a VideoError."""
     import av
 
-    # "file:" keeps a name with a colon from being read as a protocol.
-    url = "file:" + os.path.abspath(path)  # noqa: PTH100, resolving links would change what messages name
+    # Absolute, or a name with a colon would be read as a protocol.
+    url = os.path.abspath(path)  # noqa: PTH100, resolving links would change what messages name
     try:
         with av.open(url, metadata_errors="replace", container_options={"format_whitelist": FORMATS}) as container:
             stream = container.streams.best("video")
@@ -95,11 +97,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     except (av.FFmpegError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path}: not a video, truncated or damaged ({reason})") from error
-
-
-def thread_count(stream: Any, total: int) -> int:
-    pixels = stream.codec_context.width * stream.codec_context.height * total
-    return 1 if pixels < THREADED_PIXELS else min(4, os.cpu_count() or 1)
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:

@@ -22,11 +22,13 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch.nn import functional
 
-from tefusion.containers import Clip, VideoError, clip_of, opened, probe, thread_count
+from tefusion.containers import Clip, VideoError, clip_of, opened, probe
 
 __all__ = ["BACKENDS", "Decoded", "VideoError", "as_size", "decode", "parse_size", "read_video", "sample", "versions"]
 
 BACKENDS = ("auto", "pyav", "decord")
+THREADED_PIXELS = 50_000_000  # in a smaller clip, starting the decoder's threads costs more than they save
+SEEK_PIXELS = 15_000_000  # what PyAV decodes while decord does one seek (measured: H.264, 240 to 480 lines)
 Size = int | tuple[int, int] | None
 
 
@@ -196,7 +198,7 @@ def _read_pyav(clip: Clip, indices: list[int], size: tuple[int, int] | None) -> 
 def _shown(clip: Clip) -> Iterator[Any]:
     """Every frame in display order, as decoded."""
     with opened(clip.path) as (container, stream):
-        threads = thread_count(stream, clip.total)
+        threads = 1 if clip.pixels < THREADED_PIXELS else min(4, os.cpu_count() or 1)
         stream.thread_type = "AUTO" if threads > 1 else "NONE"
         stream.codec_context.thread_count = threads
         for packet in container.demux(stream):
@@ -218,9 +220,10 @@ def _recounted(clip: Clip) -> Clip:
 def _read_decord(
     clip: Clip, indices: list[int], size: tuple[int, int] | None, backend: str
 ) -> dict[int, np.ndarray] | None:
-    """None where PyAV should read instead: auto takes decord where it decodes less than half as many frames."""
+    """None where PyAV should read instead: auto takes decord for clips so long that its seeks pay."""
     wanted = sorted(set(indices))
-    if backend == "pyav" or (backend == "auto" and 2 * len(wanted) >= clip.keys):
+    pays = 2 * len(wanted) < clip.keys and len(wanted) * SEEK_PIXELS < clip.pixels
+    if backend == "pyav" or (backend == "auto" and not pays):
         return None
     reason = "it is not installed" if _version("decord") == "absent" else clip.not_decord
     if reason is None and _matrix(next(_shown(clip))) is not None:
