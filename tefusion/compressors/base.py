@@ -10,9 +10,7 @@ from torch import Tensor, nn
 LARGEST_GROUP = 256  # frames; far above what any source uses
 
 
-def run_blocks(
-    x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, frames: int = 1
-) -> Float[Tensor, "b s n d"]:
+def run_blocks(x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, frames: int = 1) -> Float[Tensor, "b s n d"]:
     """Every block over rows of `frames` neighbouring frames, which attend to each other and to nobody else."""
     batch = x.shape[0]
     x = rearrange(x, "b (g j) n d -> (b g) j n d", j=frames)
@@ -32,6 +30,7 @@ class Compressor(nn.Module):
     stage: ClassVar[str]  # before, inside or after the encoder
     reach: ClassVar[str] = "group"  # which groups a frame may change: group, neighbours, past, clip
     adds_module: ClassVar[bool] = False  # a module of its own, so that k = 1 is not the baseline
+    starts_as_image: ClassVar[bool] = True  # a still video gives the baseline's embeds; else what one frame gives
     owns_merge: ClassVar[bool] = False  # merges space itself, and so uses only the projector's glu
     valid_k: ClassVar[Collection[int]] = range(1, LARGEST_GROUP + 1)
     order_sensitive: bool = False

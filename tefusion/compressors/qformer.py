@@ -19,7 +19,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # the softmax would cancel it
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
@@ -48,6 +48,7 @@ class QFormer(Compressor):
     stage = "after"
     order_sensitive = True
     adds_module = True
+    starts_as_image = False
 
     def __init__(self, k: int, embed_dim: int, grid: tuple[int, int], layers: int = 2, position_std: float = 0.0):
         super().__init__(k)

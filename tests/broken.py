@@ -1,0 +1,338 @@
+"""Compressors and encoders that break the contract, each in one way; the check beside it must reject it."""
+
+import torch
+import torch.nn.functional as F
+from contract import (
+    check_batch,
+    check_bf16,
+    check_division,
+    check_gradients,
+    check_locality,
+    check_one_frame,
+    check_order,
+    check_recompute,
+    check_stage,
+    check_still,
+    check_tokens,
+    check_wrong_k,
+)
+from einops import rearrange, reduce, repeat
+from torch import nn
+
+from tefusion.compressors.base import Compressor, run_blocks
+from tefusion.compressors.kangaroo import Kangaroo
+from tefusion.compressors.pllava import PLLaVA
+from tefusion.compressors.qformer import QFormer
+from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.te_fusion import TEFusion
+from tefusion.vision import VideoEncoder
+
+
+class StridedPixels(Qwen2VL):
+    """Frames 0, g, 2g, ... make a group instead of neighbours."""
+
+    def pixels(self, video):
+        return rearrange(video, "b (k g) c height width -> b g (k c) height width", k=self.k)
+
+
+class StridedGroups(PLLaVA):
+    def project(self, x, projector):
+        return super().project(rearrange(x, "b g k h w d -> b (k g) h w d").unflatten(1, x.shape[1:3]), projector)
+
+
+class LeakyGroups(TEFusion):
+    """Attention over the whole clip."""
+
+    def encode(self, x, blocks):
+        x = rearrange(x, "b (g k) n d -> b g k n d", k=self.k) + self.position
+        return run_blocks(rearrange(x, "b g k n d -> b (g k) n d"), blocks, frames=x.shape[1] * self.k)
+
+
+class FirstFrameOnly(PLLaVA):
+    def project(self, x, projector):
+        return projector(x[:, :, 0])
+
+
+class MeanOfVideos(PLLaVA):
+    """The mean over the wrong axis: the batch."""
+
+    def project(self, x, projector):
+        y = super().project(x, projector)
+        return y + reduce(y, "b g h w e -> 1 g h w e", "mean")
+
+
+class MeanOfGroups(PLLaVA):
+    """The mean over the wrong axis: k takes the place of g."""
+
+    def project(self, x, projector):
+        return reduce(projector(x), "b g k h w e -> b k h w e", "mean")
+
+
+class ColumnsOfRows(PLLaVA):
+    """The mean over the wrong axis: the rows of a frame."""
+
+    def project(self, x, projector):
+        y = super().project(x, projector)
+        return repeat(reduce(y, "b g h w e -> b g w e", "mean"), "b g w e -> b g h w e", h=y.shape[3])
+
+
+class ForgottenMerge(PLLaVA):
+    def __init__(self, k: int, width: int, embed_dim: int):
+        super().__init__(k)
+        self.widen = nn.Linear(width, embed_dim)
+
+    def project(self, x, projector):
+        return reduce(projector.glu(self.widen(x)), "b g k h w e -> b g h w e", "mean")
+
+
+class PaddedTokens(PLLaVA):
+    """One more row and column than stated, as a padded convolution makes them."""
+
+    def project(self, x, projector):
+        return F.pad(super().project(x, projector), (0, 0, 0, 1, 0, 1))
+
+
+class ChannelsFirst(Qwen2VL):
+    """(c k) where the widened weights expect (k c)."""
+
+    def pixels(self, video):
+        return rearrange(video, "b (g k) c height width -> b g (c k) height width", k=self.k)
+
+
+class WidthFirst(TEFusion):
+    """(d k) where the widened weights expect (k d)."""
+
+    def project(self, x, projector):
+        return projector(rearrange(x, "b g k h w d -> b g h w (d k)"))
+
+
+class WidthFirstMLP(Kangaroo):
+    def project(self, x, projector):
+        return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (d k)")))
+
+
+class SumOfFrames(PLLaVA):
+    def project(self, x, projector):
+        return reduce(projector(x), "b g k h w e -> b g h w e", "sum")
+
+
+class MovedStart(TEFusion):
+    """Temporal positions that do not start at zero."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(k, width, position_std=0.02)
+
+
+class MovedScratch(QFormer):
+    def __init__(self, k: int, embed_dim: int, grid: tuple[int, int]):
+        super().__init__(k, embed_dim, grid, position_std=0.5)
+
+
+class AddsQuietly(PLLaVA):
+    """A module of its own that it does not declare."""
+
+    def __init__(self, k: int, embed_dim: int):
+        super().__init__(k)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def project(self, x, projector):
+        return self.norm(super().project(x, projector))
+
+
+class SaysAfter(TEFusion):
+    stage = "after"
+
+
+class SaysInside(PLLaVA):
+    stage = "inside"
+
+
+class PixelsInside(PLLaVA):
+    """Touches pixels, and says that it acts after the encoder."""
+
+    def pixels(self, video):
+        return video.flip(-1)
+
+
+class NoPositions(QFormer):
+    """Temporal positions that are never added: order is lost."""
+
+    def project(self, x, projector):
+        x = projector(x)
+        keys = rearrange(x, "b g k h w e -> (b g) (k h w) e")
+        queries = repeat(self.queries, "m e -> r m e", r=len(keys))
+        for layer in self.layers:
+            queries = layer(queries, keys)
+        return queries.unflatten(1, self.merged).unflatten(0, x.shape[:2])
+
+
+class MeanFusion(TEFusion):
+    """Group attention without positions and a mean: blind to order, and says that it sees it."""
+
+    def __init__(self, k: int):
+        Compressor.__init__(self, k)
+
+    def encode(self, x, blocks):
+        return run_blocks(x, blocks, frames=self.k)
+
+    def project(self, x, projector):
+        return projector(reduce(x, "b g k h w d -> b g h w d", "mean"))
+
+
+class SeesQuietly(Kangaroo):
+    order_sensitive = False
+
+
+class UnaddedPositions(TEFusion):
+    def encode(self, x, blocks):
+        return run_blocks(x, blocks, frames=self.k)
+
+
+class Idle(PLLaVA):
+    """A parameter that nothing reads."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(k)
+        self.idle = nn.Linear(width, width)
+
+
+class IdleBias(PLLaVA):
+    """A parameter that a softmax cancels: its gradient is rounding."""
+
+    valid_k = (4,)
+
+    def __init__(self, k: int):
+        super().__init__(k)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def project(self, x, projector):
+        y = projector(x)
+        weights = torch.softmax(reduce(y, "b g k h w e -> b g k 1 1 1", "mean") + self.bias, dim=2)
+        return (weights * y).sum(2)
+
+
+class Detached(Kangaroo):
+    def project(self, x, projector):
+        return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (k d)").detach()))
+
+
+class Renamed(Kangaroo):
+    """Kangaroo under a new name, its parameters renamed too."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(k, width)
+        self.mixer = self._modules.pop("mlp")
+
+    def project(self, x, projector):
+        return projector(self.mixer(x.movedim(2, -2).flatten(-2)))
+
+
+class SameMean(PLLaVA):
+    """PLLaVA written another way."""
+
+    def project(self, x, projector):
+        return projector(x).sum(2) / self.k
+
+
+class Forgetful(TEFusion):
+    """Group attention held outside the blocks: it is gone when the backward pass runs them again."""
+
+    def encode(self, x, blocks):
+        x = rearrange(x, "b (g k) n d -> b g k n d", k=self.k) + self.position
+        x = rearrange(x, "b g k n d -> b (g k) n d")
+        hooks = [block.register_forward_pre_hook(self.regroup) for block in blocks]
+        hooks += [block.register_forward_hook(self.ungroup) for block in blocks]
+        x = run_blocks(x, blocks)
+        for hook in hooks:
+            hook.remove()
+        return x
+
+    def regroup(self, block, args):
+        return (rearrange(args[0], "(g k) 1 n d -> g k n d", k=self.k),)
+
+    def ungroup(self, block, args, y):
+        return rearrange(y, "g k n d -> (g k) 1 n d")
+
+
+class SinglePrecision(PLLaVA):
+    def project(self, x, projector):
+        return super().project(x, projector).float()
+
+
+class GraphBreak(PLLaVA):
+    def project(self, x, projector):
+        y = super().project(x, projector)
+        return y if y.sum().item() < 1e9 else -y
+
+
+class AnyK(Compressor):
+    """Nothing is refused."""
+
+    source, stage = "nowhere", "after"
+
+    class Everything:
+        def __contains__(self, k):
+            return True
+
+        def __iter__(self):
+            return iter((1, 2))
+
+        def __getitem__(self, i):
+            return (1, 2)[i]
+
+    valid_k = Everything()
+
+
+class LyingCount(VideoEncoder):
+    """Rounds up where the convolution drops the odd row and column."""
+
+    def tokens_out(self, frames: int, height: int, width: int) -> int:
+        h, w = self.grid(height, width)
+        return self.groups(frames) * -(-h // 2) * -(-w // 2)
+
+
+class Lenient(VideoEncoder):
+    """Drops the frames that are left over."""
+
+    def forward(self, video):
+        return super().forward(video[:, : video.shape[1] // self.compressor.k * self.compressor.k])
+
+
+BROKEN = [
+    (check_tokens, MeanOfGroups, "makes"),
+    (check_tokens, ForgottenMerge, "makes"),
+    (check_tokens, PaddedTokens, "makes"),
+    (check_tokens, LyingCount, "promises"),
+    (check_wrong_k, AnyK, "taken without a word"),
+    (check_locality, StridedPixels, "does not change its own group"),
+    (check_locality, StridedGroups, "does not change its own group"),
+    (check_locality, LeakyGroups, "changes groups"),
+    (check_locality, FirstFrameOnly, "does not change its own group"),
+    (check_locality, MeanOfVideos, "changes another video"),
+    (check_one_frame, MovedStart, "not the baseline"),
+    (check_one_frame, AddsQuietly, "not the baseline"),
+    (check_one_frame, ColumnsOfRows, "not the baseline"),
+    (check_still, ChannelsFirst, "away from an image"),
+    (check_still, WidthFirst, "away from an image"),
+    (check_still, WidthFirstMLP, "away from an image"),
+    (check_still, SumOfFrames, "away from an image"),
+    (check_still, MovedStart, "away from an image"),
+    (check_still, MovedScratch, "away from an image"),
+    (check_still, ColumnsOfRows, "away from an image"),
+    (check_stage, SaysAfter, "meets frames"),
+    (check_stage, SaysInside, "meets frames"),
+    (check_stage, PixelsInside, "pixels changed"),
+    (check_order, NoPositions, "claims to see order"),
+    (check_order, MeanFusion, "claims to see order"),
+    (check_order, SeesQuietly, "claims not to see order"),
+    (check_gradients, NoPositions, "no gradient"),
+    (check_gradients, UnaddedPositions, "no gradient"),
+    (check_gradients, Idle, "no gradient"),
+    (check_gradients, IdleBias, "only"),
+    (check_gradients, Detached, "no gradient"),
+    (check_batch, MeanOfVideos, "a batch differs"),
+    (check_division, Lenient, "taken without a word"),
+    (check_recompute, Forgetful, "another gradient"),
+    (check_bf16, SinglePrecision, "the output is"),
+]
+COPIES = {Renamed: "kangaroo", SameMean: "pllava"}

@@ -1,0 +1,36 @@
+"""One thread a worker; shapes are checked at every boundary that states them."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import pytest
+import torch
+from jaxtyping import config, install_import_hook
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+def speaks_of_tensors(source: str) -> bool:
+    """Other modules guard their doors with sentences of their own, which a type checker in front would hide."""
+    return "\nfrom jaxtyping import" in source and "\nfrom torch import Tensor" in source
+
+
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "tefusion").rglob("*.py"))
+    if speaks_of_tensors(path.read_text(encoding="utf-8"))
+]
+install_import_hook(SHAPED, "beartype.beartype")
+
+
+@pytest.fixture
+def unchecked():
+    """The package as its users run it: without the shape checks."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
