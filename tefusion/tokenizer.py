@@ -6,7 +6,7 @@ PAD, EOS = "<pad>", "<eos>"
 
 
 def byte_level_tokenizer(sentences: Iterable[str], vocab_size: int = 512):
-    """A `PreTrainedTokenizerFast`. Words of `sentences` become tokens as far as `vocab_size` goes; the rest is bytes."""
+    """A `PreTrainedTokenizerFast`: words of `sentences` are tokens as far as `vocab_size` goes, the rest is bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

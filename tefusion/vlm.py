@@ -5,6 +5,7 @@ embeddings and never as text, so a question may contain any token's name.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,10 @@ class VLM(nn.Module):
         self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], answers: list[str]
     ) -> Reply:
         """`None` in place of a video asks from the text alone. Videos of one batch may differ in length and size."""
+        return self.reply(self.encode(videos), prompts, answers)
+
+    def reply(self, embeds: list[Float[Tensor, "_g _m e"] | None], prompts: list[str], answers: list[str]) -> Reply:
         ends = [[*self.ids(answer), self.tokenizer.eos_token_id] for answer in answers]
-        embeds = self.encode(videos)
         spliced = self.splice(embeds, [self.ids(p) + end for p, end in zip(prompts, ends, strict=True)])
         longest = max(map(len, ends))
         logits = self.decode(spliced, longest + 1)[:, :-1]
@@ -70,15 +73,21 @@ class VLM(nn.Module):
         return logits.float().log_softmax(-1)[:, firsts]
 
     def generate(
-        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], **settings: object
+        self,
+        videos: list[UInt8[Tensor, "_t _h _w 3"] | None],
+        prompts: list[str],
+        max_new_tokens: int = 32,
+        **settings: object,
     ) -> list[str]:
         """Replies as text; `settings` go to the decoder's own `generate`."""
         spliced = self.splice(self.encode(videos), [self.ids(p) for p in prompts])
+        self.check_length(spliced.embeds.shape[1] + max_new_tokens)
         ids = self.decoder.generate(
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.mask,
             position_ids=spliced.positions,
             pad_token_id=self.tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
             **settings,
         )
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -106,7 +115,7 @@ class VLM(nn.Module):
     def splice(self, embeds: list[Float[Tensor, "_g _m e"] | None], texts: list[list[int]]) -> Spliced:
         """Every row is its video's blocks, then its text. Positions: boi p, its embeds p + 1, eoi p + 2, and on."""
         device = self.boi.device
-        text_embeds = self.decoder.get_input_embeddings()(torch.tensor(sum(texts, []), device=device))
+        text_embeds = self.decoder.get_input_embeddings()(torch.tensor(list(chain(*texts)), device=device))
         rows, positions = [], []
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
             block, place = self.blocks(embed, text.dtype) if embed is not None else (text[:0], [])
@@ -126,11 +135,13 @@ class VLM(nn.Module):
         block = rearrange(torch.cat([boi, embed, eoi], dim=1).to(dtype), "g m e -> (g m) e")
         return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
 
-    def decode(self, spliced: Spliced, keep: int) -> Float[Tensor, "b keep vocab"]:
+    def check_length(self, length: int) -> None:
         limit = getattr(self.decoder.config, "max_position_embeddings", None)
-        length = spliced.embeds.shape[1]
         if limit and length > limit:
             raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")
+
+    def decode(self, spliced: Spliced, keep: int) -> Float[Tensor, "b keep vocab"]:
+        self.check_length(spliced.embeds.shape[1])
         return self.decoder(
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.mask,

@@ -19,6 +19,8 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "qformer": QFormer,
 }
 
+SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
+
 
 def create_compressor(
     name: str,
@@ -40,16 +42,20 @@ def create_compressor(
         raise ValueError(f"compressor {name!r} is unknown{nearest(name, COMPRESSORS)}")
     method = COMPRESSORS[name]
     check_k(name, k)
-    sizes = {"width": width, "embed_dim": embed_dim, "depth": depth, "heads": heads, "grid": grid}
-    takes = set(inspect.signature(method).parameters) - {"k"}
+    sizes = dict(zip(SIZES, (width, embed_dim, depth, heads, grid), strict=True))
     for option in options:
-        if option not in takes - sizes.keys():
-            raise ValueError(f"{name} has no option {option!r}{nearest(option, takes - sizes.keys())}")
-    needed = {size: value for size, value in sizes.items() if size in takes}
+        if option not in options_of(name):
+            raise ValueError(f"{name} has no option {option!r}{nearest(option, options_of(name))}")
+    needed = {size: value for size, value in sizes.items() if size in inspect.signature(method).parameters}
     for size, value in needed.items():
         if value is None:
             raise ValueError(f"{name} needs {size}")
     return method(k=k, **needed, **options)
+
+
+def options_of(name: str) -> set[str]:
+    """The settings that a method has of its own."""
+    return set(inspect.signature(COMPRESSORS[name]).parameters) - {"k", *SIZES}
 
 
 def check_k(name: str, k: object) -> None:
@@ -60,4 +66,4 @@ def check_k(name: str, k: object) -> None:
         raise ValueError(f"{name}: k must be one of {said}, got {k!r}")
 
 
-__all__ = ["COMPRESSORS", "Compressor", "check_k", "create_compressor"]
+__all__ = ["COMPRESSORS", "Compressor", "check_k", "create_compressor", "options_of"]

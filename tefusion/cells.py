@@ -1,0 +1,130 @@
+"""Words on the command line -> the cells of a sweep: every list is an axis, equal runs are one cell."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tefusion.config import RECIPES, Run, choose, digest, one_each, parse
+from tefusion.encoders import PRESETS
+from tefusion.video import parse_size
+
+PROTOCOL = 1  # raise it when equal settings would give other results
+METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep has beside its runs."""
+
+    n_per_k: int = 0  # frames for each group: n_input = n_per_k * k, the decoder's length is fixed; 0 leaves n_input
+    budget: str = "default"
+    recipe: str = "small"
+    controls: bool = True
+    jobs: int = 0  # cells at once; 0: one a core on a CPU, one on a GPU
+    shard: str = "0/1"  # i/n: every n-th cell from the i-th on, for job arrays
+    out: str = ""  # the run folder; by default runs/<budget>
+    home: str = "runs"  # where data, frames and image models are kept
+    log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
+
+
+# A budget is a set of axes that words on the command line override.
+BUDGETS: dict[str, dict[str, list[Any]]] = {
+    "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
+    "default": {},
+    "full": {"seed": [0, 1, 2], "steps": [800]},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run and the parts it plays as a control: "" for a method or the baseline."""
+
+    run: Run
+    control: str = ""
+
+    def id(self, content: str) -> str:
+        """`content` says what the data holds: the same settings on other data are another cell."""
+        return digest(self.run, content, PROTOCOL)
+
+
+def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
+    """The sweep's own settings and its cells. Raises ValueError with one line on anything that cannot be."""
+    parsed = parse(words, Run, Sweep)
+    own = [field.name for field in fields(Sweep) if field.name != "n_per_k"]
+    sweep = Sweep(**one_each(parsed, own))
+    choose("budget", sweep.budget, BUDGETS)
+    choose("recipe", sweep.recipe, RECIPES)
+    lengths = parsed.pop("n_per_k", [0])
+    axes = {"compressor": METHODS, "k": [2, 4, 8, 16]} | {key: [v] for key, v in RECIPES[sweep.recipe].items()}
+    axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own}
+    cells: dict[Run, list[str]] = {}
+    for run, control in runs(axes, lengths, sweep.controls):
+        roles = cells.setdefault(run, [])
+        if control not in roles:
+            roles.append(control)
+    return sweep, [Cell(run, "" if "" in roles else ",".join(roles)) for run, roles in cells.items()]
+
+
+def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str]]:
+    """Every run with the part it plays; the same run may come more than once."""
+    names = [name for name in axes if name not in ("compressor", "k")]
+    for values in product(*(axes[name] for name in names)):
+        settings = dict(zip(names, values, strict=True))
+        for n_per_k, k in product(lengths, axes["k"]):
+            if k < 1:
+                raise ValueError(f"k must be at least 1, got {k}")
+            n_input = n_per_k * k or settings.get("n_input", Run.n_input)
+            yield from group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+
+
+def group(
+    methods: list[str], k: int, settings: dict[str, Any], plain: int, controls: bool
+) -> Iterator[tuple[Run, str]]:
+    """The methods at one k, the baseline over `plain` frames, and the controls that cost the decoder no more."""
+    for method in methods:
+        if method == "none":
+            yield Run(**settings | {"compressor": "none", "k": 1, "n_input": plain}), ""
+        else:
+            yield Run(**settings | {"compressor": method, "k": k}), ""
+    if not controls:
+        return
+    alone = Run(**settings | {"compressor": "none", "k": 1})
+    yield replace(alone, n_input=0), "text_only"
+    yield replace(alone, n_input=1), "one_frame"
+    if k > 1 and alone.n_input % k == 0:
+        yield replace(alone, n_input=alone.n_input // k), "fewer_frames"
+        size = lower_resolution(alone, k)
+        if size:
+            yield replace(alone, size=size), "lower_resolution"
+
+
+def lower_resolution(run: Run, k: int) -> str | None:
+    """All frames at a size that costs 1/k of the tokens: width and height halved in turn; None where they run out."""
+    if run.encoder not in PRESETS or k & (k - 1):
+        return None
+    unit = 2 * PRESETS[run.encoder].patch_size  # pixels a side of one decoder token
+    height, width = parse_size(run.size)
+    for halving in range(k.bit_length() - 1):
+        height, width = (height, width // 2) if halving % 2 == 0 else (height // 2, width)
+    if min(height, width) < unit:
+        return None
+    return f"{height}x{width}" if height != width else str(height)
+
+
+def content(folder: Path) -> str:
+    """What a data folder holds, as a hash of its annotations and settings."""
+    files = sorted([*folder.glob("*/video_info.meta.jsonl"), *folder.glob("settings.json")])
+    if not files:
+        raise ValueError(f"{folder} holds no */video_info.meta.jsonl")
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
+
+
+def my_part(cells: list[Cell], shard: str) -> list[Cell]:
+    """The cells of shard "i/n". Every shard knows its own from the settings alone."""
+    i, slash, n = shard.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ValueError(f"shard must be i/n with 0 <= i < n, got {shard!r}")
+    return cells[int(i) :: int(n)]

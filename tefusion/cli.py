@@ -1,0 +1,151 @@
+"""The console command: `tefusion <command> key=value ...`. Wrong input gets one clear line and exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tefusion.config import RECIPES, Run, choose, fields, one_each, parse
+
+
+@dataclass(frozen=True)
+class Train:
+    """Where one run keeps its model, its log and its shared data."""
+
+    recipe: str = "small"
+    out: str = ""
+    home: str = "runs"
+    log_with: str = ""
+
+
+@dataclass(frozen=True)
+class Ask:
+    model: str = ""
+    video: str = ""
+    question: str = ""
+    tokens: int = 16  # the most that a reply may have
+
+
+@dataclass(frozen=True)
+class Report:
+    out: str = "runs/default"
+    paper: bool = False
+
+
+def single(words: Sequence[str], *schemas: type) -> list[Any]:
+    """One object of each schema, where no key may have a list."""
+    values = one_each(parse(words, *schemas), fields(*schemas))
+    return [schema(**{key: values[key] for key in fields(schema) if key in values}) for schema in schemas]
+
+
+def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
+    """A run with its recipe's defaults, and the command's own settings."""
+    values = one_each(parse(words, Run, beside), fields(Run, beside))
+    own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
+    recipe = getattr(own, "recipe", "small")
+    choose("recipe", recipe, RECIPES)
+    return Run(**(RECIPES[recipe] | values)), own
+
+
+def list_zoo(words: Sequence[str]) -> None:
+    """the zoo: stage, order sensitivity, source"""
+    from tefusion.describe import zoo
+
+    parse(words)
+    print(zoo())
+
+
+def describe(words: Sequence[str]) -> None:
+    """what a run would cost: tokens, parameters, FLOPs"""
+    from tefusion.describe import describe_run
+
+    frames = {"frames": "n_input"}
+    words = [frames.get(key, key) + equals + value for key, equals, value in (word.partition("=") for word in words)]
+    run, _ = single_run(words, Described)
+    print(describe_run(run))
+
+
+@dataclass(frozen=True)
+class Described:
+    recipe: str = "small"
+
+
+def sweep(words: Sequence[str]) -> None:
+    """many runs, one table"""
+    from tefusion.sweep import sweep
+
+    sweep(words)
+
+
+def train(words: Sequence[str]) -> None:
+    """one run, kept with its weights"""
+    from tefusion import watch
+    from tefusion.cell import train_and_keep
+
+    run, own = single_run(words, Train)
+
+    def send(line: dict[str, Any]) -> None:
+        print(watch.step(line), flush=True)
+
+    print(train_and_keep(run, Path(own.out) if own.out else None, Path(own.home), own.log_with, send))
+
+
+def ask(words: Sequence[str]) -> None:
+    """a trained model answers a question about a video file"""
+    from tefusion.ask import ask
+
+    (own,) = single(words, Ask)
+    for key in ("model", "video", "question"):
+        if not getattr(own, key):
+            raise ValueError(f"ask needs {key}=...")
+    print(ask(Path(own.model), Path(own.video), own.question, own.tokens))
+
+
+def report(words: Sequence[str]) -> None:
+    """table and figure of a sweep's folder, or of several"""
+    from tefusion.report import write_report
+
+    parsed = parse(words, Report)
+    paper = one_each(parsed, ["paper"]).get("paper", False)
+    folder, *more = parsed.get("out", [Report.out])
+    print(write_report(folder, more, paper=paper).read_text(encoding="utf-8"))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "list": list_zoo,
+    "describe": describe,
+    "sweep": sweep,
+    "train": train,
+    "ask": ask,
+    "report": report,
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:9} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: tefusion <command> key=value ...", "", *lines])
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    """The exit code. What a person can mend is one line; anything else keeps its traceback."""
+    if command in ("-h", "--help", "help", ""):
+        print(usage())
+        return 0
+    try:
+        choose("command", command, COMMANDS)
+        COMMANDS[command](words)
+    except (ValueError, OSError) as error:
+        print(f"tefusion: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def script(command: str) -> None:
+    """The root scripts: a command whose words are the script's."""
+    sys.exit(run(command, sys.argv[1:]))
+
+
+def main() -> None:
+    command, *words = [*sys.argv[1:], ""][: max(1, len(sys.argv) - 1)]
+    sys.exit(run(command, words))

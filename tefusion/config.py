@@ -1,0 +1,141 @@
+"""Run: one training run as scalars. `parse` turns key=value words into typed values; a list makes an axis."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tefusion.choices import nearest
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one cell of a sweep is. Two runs with equal fields are the same run."""
+
+    # what is compared
+    compressor: str = "te_fusion"
+    k: int = 4
+    n_input: int = 16  # frames that enter the encoder; 0 asks from the text alone
+    size: str = "32"  # pixels a side, or height x width as in 32x16
+    policy: str = "centres"
+    seed: int = 0
+    # the model
+    encoder: str = "tiny"
+    decoder: str = "tiny"
+    init: str = "image"  # image: start from the image stage; scratch: from random weights
+    position_std: float = 0.0  # spread of learned temporal positions at the start
+    freeze: str = "none"
+    # the data
+    data: str = "motion"
+    split: str = "test"  # which questions are scored
+    augment: bool = True
+    # the training
+    steps: int = 400
+    image_steps: int = 800
+    batch: int = 64
+    accumulate: int = 1
+    optimizer: str = "muon"
+    muon_lr: float = 0.02
+    lr: float = 1.5e-3
+    final_lr: float = 0.05  # share of the learning rate that is left at the last step
+    warmup: int = 50
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    auxiliary: float = 1.0  # weight of the loss on known trajectories; 0 where data has none
+    precision: str = "no"
+    workers: int = 0
+
+    def __post_init__(self):
+        for name, valid in CHOICES.items():
+            choose(name, getattr(self, name), valid)
+        for name in ("k", "steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_input < 0:
+            raise ValueError(f"n_input must not be negative, got {self.n_input}")
+        if self.n_input % self.k:
+            raise ValueError(f"{self.n_input} frames (n_input) do not divide into groups of k = {self.k}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch = {self.batch} does not divide into {self.accumulate} accumulated parts")
+
+
+CHOICES = {
+    "init": ("image", "scratch"),
+    "freeze": ("none", "encoder", "decoder", "all_but_compressor"),
+    "split": ("dev", "test"),
+    "optimizer": ("muon", "adamw"),
+    "precision": ("no", "bf16", "fp16"),
+}
+
+# A recipe is a set of defaults. "paper" is table 5 of MotionBench (2501.02955); what it leaves open is written here.
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "paper": {
+        "steps": 10_000,
+        "warmup": 1_000,
+        "batch": 768,
+        "optimizer": "adamw",
+        "lr": 8e-6,
+        "final_lr": 0.125,
+        "precision": "bf16",
+        "auxiliary": 0.0,
+    },
+}
+
+
+def choose(key: str, value: str, valid: Iterable[str]) -> None:
+    """Raises ValueError where `value` is none of the `valid` ones."""
+    if value not in valid:
+        raise ValueError(f"{key} {value!r} is unknown{nearest(value, valid)}")
+
+
+def fields(*schemas: type) -> dict[str, type]:
+    """Every key that the dataclasses know, with its type."""
+    return {field.name: type(field.default) for schema in schemas for field in dataclasses.fields(schema)}
+
+
+def parse(words: Sequence[str], *schemas: type) -> dict[str, list[Any]]:
+    """`["k=2,4", "lr=1e-3"]` -> `{"k": [2, 4], "lr": [0.001]}`, typed by the dataclasses' defaults.
+
+    Raises ValueError with one line: on a word without "=", a key twice, an unknown key, a value of the wrong type.
+    """
+    known, parsed = fields(*schemas), {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is not of the form key=value")
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+        if key in parsed:
+            raise ValueError(f"{key!r} is given twice")
+        parsed[key] = list(dict.fromkeys(typed(key, value, known[key]) for value in values.split(",")))
+    return parsed
+
+
+def typed(key: str, value: str, kind: type) -> Any:
+    """One value as its key's type, or one clear line."""
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        return value.lower() == "true"
+    try:
+        return kind(value)
+    except ValueError:
+        noun = {int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"{key} must be {noun}, got {value!r}") from None
+
+
+def one_each(parsed: dict[str, list[Any]], keys: Iterable[str]) -> dict[str, Any]:
+    """The single values of `keys`. Raises ValueError where one of them has a list."""
+    for key in keys:
+        if len(parsed.get(key, [])) > 1:
+            raise ValueError(f"{key} takes one value here, got {len(parsed[key])}")
+    return {key: parsed[key][0] for key in keys if key in parsed}
+
+
+def digest(*parts: object) -> str:
+    """A short name for settings: equal settings, equal name."""
+    text = json.dumps([dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -1,0 +1,103 @@
+"""What a run costs: tokens, parameters and FLOPs, counted before anything runs; milliseconds and memory, measured."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tefusion.config import Run
+from tefusion.video import parse_size
+from tefusion.vlm import VLM
+
+PROMPT_TOKENS = 64  # the text that a counted prefill carries beside the video
+REPEATS = 15
+
+
+def count(run: Run) -> dict[str, int]:
+    """Decoder tokens of one video (boi and eoi left out), parameters, and FLOPs of one video's forward pass.
+
+    Built on the meta device: a 13 B model costs no memory. A multiply and an add are two operations.
+    """
+    from tefusion.train import create_vlm
+
+    with torch.device("meta"):
+        vlm = create_vlm(run)
+    height, width = parse_size(run.size)
+    visual = run.n_input and vlm.tokens_out(run.n_input, height, width)
+    text = torch.empty(1, visual + PROMPT_TOKENS, vlm.boi.shape[-1], device="meta")
+    flops = {"encoder_flops": 0, "compressor_flops": 0}
+    if run.n_input:
+        video = torch.empty(1, run.n_input, 3, height, width, device="meta")
+        flops["encoder_flops"], features = counted(lambda: vlm.encoder.encode(video))
+        flops["compressor_flops"], _ = counted(lambda: vlm.encoder.project(features))
+    # A mask of four dimensions is used as it is; transformers would look into the values of any other.
+    mask = torch.ones(1, 1, text.shape[1], text.shape[1], dtype=torch.bool, device="meta")
+    flops["prefill_flops"], _ = counted(
+        lambda: vlm.decoder(inputs_embeds=text, attention_mask=mask, logits_to_keep=1, use_cache=False)
+    )
+    return {
+        "l_decoder": run.n_input and vlm.encoder.tokens_out(run.n_input, height, width),
+        "params": sum(p.numel() for p in vlm.parameters()),
+        "encoder_params": sum(p.numel() for p in vlm.encoder.parameters()),
+        "compressor_params": sum(p.numel() for p in vlm.encoder.compressor.parameters()),
+        **flops,
+        "flops": sum(flops.values()),
+    }
+
+
+def counted(compute: Callable):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = compute()
+    return counter.get_total_flops(), result
+
+
+@torch.no_grad()
+def measure(vlm: VLM, run: Run) -> dict[str, float]:
+    """Median milliseconds for one video: `encoder_ms` is everything before the compressor's `project`,
+    `compressor_ms` all of it, `prefill_ms` the decoder over the video and PROMPT_TOKENS of text."""
+    height, width = parse_size(run.size)
+    times = {"encoder_ms": 0.0, "compressor_ms": 0.0}
+    embeds = None
+    if run.n_input:
+        video = torch.rand(1, run.n_input, 3, height, width).to(vlm.boi)
+        times["encoder_ms"], features = timed(lambda: vlm.encoder.encode(video))
+        times["compressor_ms"], embeds = timed(lambda: vlm.encoder.project(features))
+    spliced = vlm.splice([None if embeds is None else embeds[0]], [[0] * PROMPT_TOKENS])
+    times["prefill_ms"], _ = timed(lambda: vlm.decode(spliced, 1))
+    return times
+
+
+def timed(compute: Callable):
+    cuda = torch.cuda.is_available()
+    seconds = []
+    for _ in range(REPEATS + 2):
+        start = time.perf_counter()
+        result = compute()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds[2:]), result
+
+
+class PeakMemory:
+    """The most memory in use since it was made, in MB: of the GPU where there is one, else of this process."""
+
+    def __init__(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark; rusage's would outlive a cell
+
+    def read(self) -> float:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+        if sys.platform == "linux":
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,46 @@
+"""Where a run's questions come from: the generated motion set, or a folder with the same splits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tefusion.choices import nearest
+from tefusion.data.motion import write_motion
+from tefusion.data.motion_files import MotionSettings
+from tefusion.data.motion_truth import Truth, load_truth, motion_targets
+from tefusion.data.motionbench import read_motionbench
+from tefusion.data.question import Question
+
+# Generated where they are first asked for.
+MOTION_SETS = {
+    "motion": MotionSettings(),
+    "motion-smoke": MotionSettings(train=768, dev=96, test=96),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Questions, and for generated clips the truth in the same order and the training targets made of it."""
+
+    questions: list[Question]
+    truth: Truth | None = None
+    targets: Float[Tensor, "clips t channels"] | None = None
+
+
+def data_folder(data: str, home: Path) -> Path:
+    """The folder of a named set, written if it is not there yet, or the folder that `data` is."""
+    if data in MOTION_SETS:
+        return write_motion(home / "data" / data, MOTION_SETS[data])
+    if not Path(data).is_dir():
+        raise ValueError(f"data {data!r} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
+    return Path(data)
+
+
+def load_split(folder: Path, split: str) -> Split:
+    questions = read_motionbench(folder / split)
+    if not (folder / split / "truth.safetensors").is_file():
+        return Split(questions)
+    truth = load_truth(folder / split)
+    return Split(questions, truth, motion_targets(truth))

@@ -1,0 +1,131 @@
+"""The image model that every run starts from: trained on single frames, once for each seed, model and data.
+
+A still carries a question, and for each patch which colour is here and where the nearest object's centre lies.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import UInt8
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tefusion.cells import PROTOCOL, content
+from tefusion.checkpoint import save_whole
+from tefusion.config import Run, digest
+from tefusion.data.examples import Batch
+from tefusion.data.motion_augment import SYMMETRIES, shuffle_options, turn_frames, turn_patches, turn_question
+from tefusion.data.motion_still import Still, still_questions
+from tefusion.data.motion_truth import PatchTargets, Truth, patch_targets
+from tefusion.data.order import Order
+from tefusion.data.prompt import prompt
+from tefusion.data.source import Split, data_folder, load_split
+from tefusion.encoders.weights import load_image_weights
+from tefusion.objective import StillBatch, StillObjective
+from tefusion.train import Seen, create_vlm, fit, frame_cache, unseen
+from tefusion.vlm import VLM
+
+DRAWS = 3  # questions asked of every clip, each of another frame
+CLASSES = 8  # background, six colours, the white of a flash
+SHARED = ("seed", "encoder", "decoder", "data", "batch", "optimizer", "muon_lr", "lr", "final_lr", "warmup")
+SHARED += ("weight_decay", "clip", "auxiliary", "precision")
+
+
+def image_run(run: Run) -> Run:
+    """The run that makes the image model of `run`: equal for all runs that may share it."""
+    plain = Run(compressor="none", k=1, n_input=1, steps=run.image_steps, init="scratch")
+    return replace(plain, **{name: getattr(run, name) for name in SHARED})
+
+
+def start_from_images(vlm: VLM, run: Run, home: Path, accelerator: Accelerator) -> None:
+    """Copies the image model's weights, inflated to k frames, unless the run starts from scratch."""
+    if run.init == "image":
+        load_image_weights(vlm, load_file(image_model(image_run(run), home, accelerator)))
+
+
+def image_model(run: Run, home: Path, accelerator: Accelerator, seen: Seen = unseen) -> Path:
+    """The file of the image model, trained now if nobody has. Sweeps that need the same one wait for the first."""
+    folder = data_folder(run.data, home)
+    path = home / "images" / f"{digest(run, content(folder), PROTOCOL)}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(locked(path.with_suffix(".lock")))
+        there = broadcast_object_list([path.exists()])[0]
+        if not there:
+            vlm = train_images(run, load_split(folder, "train"), home, accelerator, seen)
+            if accelerator.is_main_process:
+                save_whole(vlm.state_dict(), path)
+        accelerator.wait_for_everyone()
+    return path
+
+
+def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, seen: Seen) -> VLM:
+    if split.truth is None:
+        raise ValueError(f"data {run.data!r} has no truth.safetensors to train an image model on; use init=scratch")
+    vlm = create_vlm(run)
+    stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, seed=draw)]
+    shown = shots(split.truth, stills)
+    cache, length = frame_cache(home), split.truth.angles.shape[1]
+
+    def read(still: Still) -> UInt8[np.ndarray, "h w 3"]:
+        return cache.decode(still.question.video, length, "centres", None, "auto").frames[still.frame]
+
+    examples = StillExamples(stills, read, patch_targets(shown, vlm.encoder.tower.patch_size), run.seed)
+    order = Order(
+        len(examples), run.batch, run.steps, run.seed, 1, accelerator.process_index, accelerator.num_processes
+    )
+    batches = DataLoader(examples, batch_sampler=order, collate_fn=collate)
+    fit(StillObjective(vlm, CLASSES, run.auxiliary), vlm, batches, run, accelerator, seen)
+    return vlm
+
+
+def shots(truth: Truth, stills: list[Still]) -> Truth:
+    """The truth of each still's frame, as clips of one frame."""
+    clips, frames = (torch.tensor([getattr(s, name) for s in stills]) for name in ("clip", "frame"))
+    over_time = {f.name for f in fields(Truth)} - {"colours", "shapes", "category", "answer", "stride"}
+    parts = {f.name: getattr(truth, f.name) for f in fields(Truth)}
+    return Truth(**{n: p[clips, frames][:, None] if n in over_time else p[clips] for n, p in parts.items()})
+
+
+@dataclass
+class StillExamples(Dataset):
+    stills: list[Still]
+    read: Callable[[Still], UInt8[np.ndarray, "h w 3"]]
+    patches: PatchTargets
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.stills)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, str, str, PatchTargets]:
+        epoch, place = key
+        still, p = self.stills[place], self.patches
+        rng = np.random.default_rng([self.seed, epoch, place])
+        symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
+        question = shuffle_options(turn_question(still.question, symmetry), rng)
+        frame = torch.from_numpy(turn_frames(self.read(still)[None], symmetry))
+        patches = PatchTargets(p.classes[place, 0], p.offsets[place, 0], p.near[place, 0])
+        return frame, prompt(question), str(question.answer), turn_patches(patches, symmetry)
+
+
+def collate(examples: Sequence[tuple[Tensor, str, str, PatchTargets]]) -> StillBatch:
+    frames, prompts, answers, patches = map(list, zip(*examples, strict=True))
+    parts = (torch.stack([getattr(p, name) for p in patches]) for name in ("classes", "offsets", "near"))
+    return StillBatch(Batch(frames, prompts, answers, [None] * len(frames)), *parts)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The lock goes with the process that holds it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

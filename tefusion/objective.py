@@ -1,0 +1,86 @@
+"""What training minimises: the answer's tokens and, where the generator knows the truth, its regression.
+
+Both objectives are modules around the model, so that DDP and FSDP see one forward a step.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tefusion.data.examples import Batch
+from tefusion.vision import pixels
+from tefusion.vlm import VLM, Reply
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`right` is the share of answers whose first token is the likeliest."""
+
+    total: Float[Tensor, ""]
+    answer: Float[Tensor, ""]
+    auxiliary: Float[Tensor, ""]
+    right: Float[Tensor, ""]
+
+
+def first_tokens_right(reply: Reply) -> Float[Tensor, ""]:
+    first = (reply.labels >= 0).int().argmax(dim=1, keepdim=True)
+    guess = reply.logits.argmax(-1).gather(1, first)
+    return (guess == reply.labels.gather(1, first)).float().mean()
+
+
+class VideoObjective(nn.Module):
+    """A head reads each group's mean embed and regresses the group's mean trajectory; it is thrown away later."""
+
+    def __init__(self, vlm: VLM, channels: int, weight: float):
+        super().__init__()
+        self.vlm, self.weight = vlm, weight
+        self.head = nn.Sequential(nn.LayerNorm(vlm.boi.shape[-1]), nn.Linear(vlm.boi.shape[-1], channels))
+
+    def forward(self, batch: Batch) -> Loss:
+        reply = self.vlm(batch.videos, batch.prompts, batch.answers)
+        auxiliary = self.trajectories(reply, batch) if self.weight else reply.loss.new_zeros(())
+        return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
+
+    def trajectories(self, reply: Reply, batch: Batch) -> Float[Tensor, ""]:
+        pairs = [(e, t) for e, t in zip(reply.embeds, batch.targets, strict=True) if e is not None and t is not None]
+        if not pairs:
+            return reply.loss.new_zeros(())
+        embeds = torch.cat([reduce(e, "g m e -> g e", "mean") for e, _ in pairs])
+        k = self.vlm.encoder.compressor.k
+        truth = torch.cat([reduce(t, "(g k) c -> g c", "mean", k=k) for _, t in pairs])
+        return F.mse_loss(self.head(embeds).float(), truth.to(embeds.device))
+
+
+@dataclass(frozen=True)
+class StillBatch:
+    batch: Batch
+    classes: Int[Tensor, "b h w"]
+    offsets: Float[Tensor, "b h w 2"]
+    near: Float[Tensor, "b h w"]
+
+
+class StillObjective(nn.Module):
+    """Single frames: a question, and for each patch which colour is here and where its object's centre is."""
+
+    def __init__(self, vlm: VLM, classes: int, weight: float):
+        super().__init__()
+        self.vlm, self.weight = vlm, weight
+        self.colour = nn.Linear(vlm.encoder.tower.width, classes)
+        self.place = nn.Linear(vlm.encoder.tower.width, 2)
+
+    def forward(self, still: StillBatch) -> Loss:
+        video = pixels(torch.stack(still.batch.videos)).to(self.vlm.boi)
+        features = self.vlm.encoder.encode(video)
+        reply = self.vlm.reply(list(self.vlm.encoder.project(features)), still.batch.prompts, still.batch.answers)
+        auxiliary = self.patches(rearrange(features, "b 1 1 h w d -> b h w d").float(), still)
+        return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
+
+    def patches(self, features: Float[Tensor, "b h w d"], still: StillBatch) -> Float[Tensor, ""]:
+        colour = F.cross_entropy(self.colour(features).flatten(0, 2), still.classes.to(features.device).flatten())
+        wrong = (self.place(features) - still.offsets.to(features.device)).square().mean(-1)
+        near = still.near.to(wrong)
+        return colour + (wrong * near).sum() / near.sum().clamp(min=1)

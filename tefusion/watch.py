@@ -1,0 +1,80 @@
+"""What a person sees while a sweep runs: a table that fills up on a terminal, a line a cell elsewhere."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tefusion.report import live_table
+
+
+@dataclass
+class Watcher:
+    """`pending` rows, by their id, wait for their result; `running` says how far each of those under way is."""
+
+    rows: list[Mapping]
+    pending: dict[str, Mapping]
+    lines: bool = False
+    running: dict[str, str] = field(default_factory=dict)
+    start: float = field(default_factory=time.monotonic)
+    cells: int = 0
+
+    def image(self, seed: int, event: Any) -> None:
+        name = f"image model, seed {seed}"
+        if event.kind == "progress":
+            self.running[name] = step(event.value)
+            return
+        self.running.pop(name, None)
+        if self.lines:
+            self.say(f"{name}: {event.kind}" + (f": {event.value[0]}" if event.kind == "failed" else ""))
+
+    def progress(self, cell: str, value: Mapping) -> None:
+        self.running[cell] = f"{label(self.pending[cell])}: {step(value)}"
+
+    def finished(self, cell: str, row: Mapping) -> None:
+        self.running.pop(cell, None)
+        self.pending.pop(cell)
+        self.rows.append(row)
+        self.cells += 1
+        if self.lines:
+            accuracy = f"{100 * row['accuracy']:.1f} %" if row["status"] == "done" else f"failed: {row['reason']}"
+            self.say(f"{label(row)}: {accuracy} ({self.left()})")
+
+    def left(self) -> str:
+        """How many cells are left, and for how long by the pace so far."""
+        seconds = (time.monotonic() - self.start) / max(1, self.cells) * len(self.pending)
+        eta = f", about {seconds / 60:.0f} min" if self.cells and self.pending else ""
+        return f"{len(self.pending)} left{eta}"
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def table(self) -> Any:
+        from rich.console import Group
+
+        return Group(live_table(self.rows, self.pending.values()), "", *self.running.values(), self.left())
+
+
+def step(value: Mapping) -> str:
+    return f"step {value['step']}/{value['steps']}, loss {value['loss']:.3f}, accuracy {100 * value['accuracy']:.0f} %"
+
+
+def label(row: Mapping) -> str:
+    name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
+    return f"{name}, {row['n_input']} frames at {row['size']} px, seed {row['seed']}"
+
+
+@contextmanager
+def watch(rows: Sequence[Mapping], pending: Sequence[Mapping], shown: bool) -> Iterator[Watcher]:
+    """`shown` is false in all processes of a launch but the first."""
+    from rich.console import Console
+    from rich.live import Live
+
+    terminal = shown and Console().is_terminal
+    watcher = Watcher(list(rows), {str(row["id"]): row for row in pending}, lines=shown and not terminal)
+    if not terminal:
+        yield watcher
+        return
+    with Live(get_renderable=watcher.table, refresh_per_second=2):
+        yield watcher
