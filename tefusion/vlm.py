@@ -115,7 +115,8 @@ class VLM(nn.Module):
     def splice(self, embeds: list[Float[Tensor, "_g _m e"] | None], texts: list[list[int]]) -> Spliced:
         """Every row is its video's blocks, then its text. Positions: boi p, its embeds p + 1, eoi p + 2, and on."""
         device = self.boi.device
-        text_embeds = self.decoder.get_input_embeddings()(torch.tensor(list(chain(*texts)), dtype=torch.long, device=device))
+        ids = torch.tensor(list(chain(*texts)), dtype=torch.long, device=device)
+        text_embeds = self.decoder.get_input_embeddings()(ids)
         rows, positions = [], []
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
             block, place = self.blocks(embed, text.dtype) if embed is not None else (text[:0], [])
