@@ -1,11 +1,12 @@
 """The language model behind the encoder: any Hugging Face causal decoder, from a preset's sizes or from a folder."""
 
 from pathlib import Path
+from typing import Any
 
 from tefusion.choices import nearest
 
 # GLM-4-9B's are MotionBench's (2501.02955, table 5); the others keep its shape at a size that trains on a CPU.
-DECODERS = {
+DECODERS: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 64,
         "num_hidden_layers": 2,

@@ -6,6 +6,7 @@ embeddings and never as text, so a question may contain any token's name.
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +42,12 @@ class Spliced:
 
 
 class VLM(nn.Module):
+    decoder: Any  # nn.Module does not know what every decoder of transformers can do
+
     def __init__(self, encoder: VideoEncoder, decoder: nn.Module, tokenizer):
         super().__init__()
         self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
-        width = decoder.get_input_embeddings().embedding_dim
+        width = self.decoder.get_input_embeddings().embedding_dim
         self.boi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
         self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
 
@@ -101,13 +104,13 @@ class VLM(nn.Module):
 
     def encode(self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None]) -> list[Float[Tensor, "_g _m e"] | None]:
         """Videos of one shape go through the encoder together."""
+        clips = {i: video for i, video in enumerate(videos) if video is not None}
         shapes: dict[tuple[int, ...], list[int]] = {}
-        for i, video in enumerate(videos):
-            if video is not None:
-                shapes.setdefault(tuple(video.shape), []).append(i)
+        for i, clip in clips.items():
+            shapes.setdefault(tuple(clip.shape), []).append(i)
         embeds: list[Tensor | None] = [None] * len(videos)
         for rows in shapes.values():
-            stack = torch.stack([videos[i] for i in rows]).to(self.boi.device)
+            stack = torch.stack([clips[i] for i in rows]).to(self.boi.device)
             for i, embed in zip(rows, self.encoder(pixels(stack).to(self.boi.dtype)), strict=True):
                 embeds[i] = embed
         return embeds

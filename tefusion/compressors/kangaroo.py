@@ -21,19 +21,21 @@ class Kangaroo(Compressor):
 
     def __init__(self, k: int, width: int, init: str = "image"):
         super().__init__(k)
-        self.mlp = nn.Sequential(nn.Linear(k * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        first, second = nn.Linear(k * width, 2 * width), nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(first, nn.GELU(), second)
         if init not in ("image", "scratch"):
             raise ValueError(f"kangaroo: init must be image or scratch, got {init!r}")
         if init == "image":
-            self.start_as_mean(width)
-
-    @torch.no_grad()
-    def start_as_mean(self, width: int) -> None:
-        both_signs = torch.cat([torch.eye(width), -torch.eye(width)])
-        self.mlp[0].weight.copy_(inflate(both_signs, self.k))
-        self.mlp[2].weight.copy_(both_signs.T)
-        self.mlp[0].bias.zero_()
-        self.mlp[2].bias.zero_()
+            start_as_mean(first, second, k)
 
     def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
         return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (k d)")))
+
+
+@torch.no_grad()
+def start_as_mean(first: nn.Linear, second: nn.Linear, k: int) -> None:
+    both_signs = torch.cat([torch.eye(second.out_features), -torch.eye(second.out_features)])
+    first.weight.copy_(inflate(both_signs, k))
+    second.weight.copy_(both_signs.T)
+    for linear in (first, second):
+        linear.bias.zero_()
