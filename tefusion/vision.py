@@ -1,5 +1,6 @@
 """VideoEncoder: pixels -> embeds. MotionBench's pseudo-code without the ifs: what differs is the compressor."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from tefusion.choices import nearest
 from tefusion.compressors import Compressor, create_compressor
-from tefusion.encoders import PRESETS, ViT, VisionConfig
+from tefusion.encoders import PRESETS, Tower, VisionConfig, ViT
 from tefusion.projector import Projector
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # GLM-4V-9B's, which are CLIP's
@@ -21,10 +22,13 @@ def pixels(frames: UInt8[Tensor, "*lead h w 3"]) -> Float[Tensor, "*lead 3 h w"]
     return rearrange((frames / 255 - mean) / std, "... h w c -> ... c h w")
 
 
+Build = Callable[[VisionConfig, int], Tower]  # the sizes, and how many frames share the patch map's channels
+
+
 class VideoEncoder(nn.Module):
     """Normalised pixels of t frames in, (t / k) groups of m embeds out, without boi and eoi."""
 
-    def __init__(self, tower: nn.Module, compressor: Compressor, projector: nn.Module, scale: float = 1.0):
+    def __init__(self, tower: Tower, compressor: Compressor, projector: nn.Module, scale: float = 1.0):
         super().__init__()
         self.tower, self.compressor, self.projector, self.scale = tower, compressor, projector, scale
 
@@ -72,28 +76,34 @@ def create_video_encoder(
     if preset.startswith("timm:"):
         from tefusion.encoders.timm_vit import timm_config, timm_tower
 
-        config, build = timm_config(preset.removeprefix("timm:")), timm_tower
+        name = preset.removeprefix("timm:")
+        config, build = timm_config(name), timm_tower(name)
     elif preset in PRESETS:
         config, build = PRESETS[preset], ViT
     else:
         raise ValueError(f"encoder {preset!r} is unknown{nearest(preset, [*PRESETS, 'timm:<name>'])}")
     config = replace(config, embed_dim=embed_dim or config.embed_dim)
-    return assemble(config, compressor, k, build, **options)
-
-
-def assemble(config: VisionConfig, compressor: str, k: int, build=ViT, **options: object) -> VideoEncoder:
-    """The encoder of these sizes; `build(config, frames)` makes its tower."""
     with torch.random.fork_rng(devices=[]):  # one seed gives one tower, whatever the method drew
-        method = create_compressor(
-            compressor,
-            k=k,
-            width=config.width,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            heads=config.heads,
-            grid=config.grid,
-            **options,
-        )
+        method = method_for(config, compressor, k, **options)
+    return assemble(config, method, build)
+
+
+def method_for(config: VisionConfig, compressor: str, k: int, **options: object) -> Compressor:
+    """The compressor for an encoder of these sizes."""
+    return create_compressor(
+        compressor,
+        k=k,
+        width=config.width,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        heads=config.heads,
+        grid=config.grid,
+        **options,
+    )
+
+
+def assemble(config: VisionConfig, method: Compressor, build: Build = ViT) -> VideoEncoder:
+    """Tower and projector of these sizes around the compressor, as wide as it asks; `build` makes the tower."""
     tower = build(config, method.in_frames)
     projector = Projector(config.width, config.embed_dim, config.glu, method.out_frames)
     return VideoEncoder(tower, method, projector, config.scale)

@@ -21,6 +21,10 @@ class VisionConfig:
     scale: float = 8.0
     eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide the width {self.width}")
+
     @property
     def grid(self) -> tuple[int, int]:
         return self.image_size // self.patch_size, self.image_size // self.patch_size

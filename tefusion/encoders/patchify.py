@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from tefusion.encoders.inflate import inflated_linear
 
 
-def resample_positions(table: Float[Tensor, "n d"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "m d"]:
-    """The class row is kept; the grid is resampled, bicubic and antialiased, in fp32."""
+def resample_positions(
+    table: Float[Tensor, "n d"], old: tuple[int, int], new: tuple[int, int], prefix: int = 1
+) -> Float[Tensor, "m d"]:
+    """The `prefix` rows are kept; the grid is resampled, bicubic and antialiased, in fp32."""
     if old == new:
         return table
-    cls, grid = table[:1], rearrange(table[1:].float(), "(h w) d -> 1 d h w", h=old[0], w=old[1])
+    kept, grid = table[:prefix], rearrange(table[prefix:].float(), "(h w) d -> 1 d h w", h=old[0], w=old[1])
     grid = F.interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([cls, rearrange(grid, "1 d h w -> (h w) d").to(table.dtype)])
+    return torch.cat([kept, rearrange(grid, "1 d h w -> (h w) d").to(table.dtype)])
 
 
 class Patchify(nn.Module):

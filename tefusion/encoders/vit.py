@@ -53,8 +53,19 @@ class ViTBlock(Block):
         return rearrange(x, "r (f n) d -> r f n d", f=frames)
 
 
-class ViT(nn.Module):
-    """A tower: patchify, blocks, norm (GLM-4V has none), and the number of prefix tokens a frame."""
+class Tower(nn.Module):
+    """Frames -> features: `norm(blocks(patchify(x)))`, with `prefix` tokens a frame before those of its patches."""
+
+    patch_size: int
+    width: int
+    prefix: int
+    patchify: nn.Module
+    blocks: nn.ModuleList
+    norm: nn.Module
+
+
+class ViT(Tower):
+    """GLM-4V-9B's: one class token, and no norm at the end."""
 
     def __init__(self, config: VisionConfig, frames: int = 1):
         super().__init__()

@@ -1,0 +1,167 @@
+"""A GLM-4V-9B folder as released: its sizes, its names for our parameters, its tensors one at a time."""
+
+import json
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tefusion.encoders.config import VisionConfig
+
+PREFIX = "transformer.vision."
+SIZES = {  # our size -> its place in config.json
+    "image_size": "vision_config.image_size",
+    "patch_size": "vision_config.patch_size",
+    "width": "vision_config.hidden_size",
+    "depth": "vision_config.num_hidden_layers",
+    "heads": "vision_config.num_heads",
+    "mlp": "vision_config.intermediate_size",
+    "embed_dim": "hidden_size",
+    "glu": "ffn_hidden_size",
+}
+SCALE, EPS = "vision_config.scaling_factor", "vision_config.layer_norm_eps"
+FIXED = {"vision_config.in_channels": 3, "vision_config.hidden_act": "gelu"}
+NAMES = {  # our module or parameter -> the released one
+    "tower.patchify.proj": "patch_embedding.proj",
+    "tower.patchify.cls": "patch_embedding.cls_embedding",
+    "tower.patchify.position": "patch_embedding.position_embedding.weight",
+    "attention.qkv": "attention.query_key_value",
+    "attention.out": "attention.dense",
+    "mlp.0": "mlp.fc1",
+    "mlp.2": "mlp.fc2",
+    "norm1": "input_layernorm",
+    "norm2": "post_attention_layernorm",
+    "projector.merge.proj": "conv",
+    "projector.glu.proj": "linear_proj.linear_proj",
+    "projector.glu.norm": "linear_proj.norm1",
+    "projector.glu.gate": "linear_proj.gate_proj",
+    "projector.glu.up": "linear_proj.dense_h_to_4h",
+    "projector.glu.down": "linear_proj.dense_4h_to_h",
+}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_config(folder: Path) -> VisionConfig:
+    """The released sizes, at the image size for which positions are stored. Raises ValueError on what does not fit."""
+    file = folder / "config.json"
+    config = read_json(file)
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        raise ValueError(f"{file} has no vision_config: not a GLM-4V-9B folder")
+    config |= {f"vision_config.{name}": value for name, value in vision.items()}
+    sizes: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
+    wrong = [name for ours, name in SIZES.items() if type(sizes[ours]) is not int or sizes[ours] < 1]
+    wrong += [name for name in (SCALE, EPS) if not isinstance(config.get(name), float | int) or not config[name] > 0]
+    wrong += [name for name, value in FIXED.items() if config.get(name, value) != value]
+    if wrong:
+        said = ", ".join(f"{name} = {config.get(name)!r}" for name in wrong)
+        raise ValueError(f"{file} does not describe GLM-4V-9B's tower: {said}")
+    return VisionConfig(**sizes, scale=float(config[SCALE]), eps=float(config[EPS]))
+
+
+def read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"{file} cannot be read: does the folder hold GLM-4V-9B?") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    return content
+
+
+def released_name(name: str) -> str:
+    """Our parameter's name -> the released tensor's, prefix included."""
+    if name in NAMES:
+        return PREFIX + NAMES[name]
+    module, _, leaf = name.rpartition(".")
+    if module.startswith("tower.blocks."):
+        layer, _, module = module.removeprefix("tower.blocks.").partition(".")
+        return f"{PREFIX}transformer.layers.{layer}.{NAMES[module]}.{leaf}"
+    return f"{PREFIX}{NAMES[module]}.{leaf}"
+
+
+def released_shape(name: str, parameter: Tensor, released: VisionConfig) -> tuple[int, ...]:
+    """Convolutions have kernels where we have linear maps, and positions are for the released image size."""
+    p, (h, w) = released.patch_size, released.grid
+    differ = {
+        "tower.patchify.proj.weight": (released.width, 3, p, p),
+        "projector.merge.proj.weight": (released.embed_dim, released.width, 2, 2),
+        "tower.patchify.position": (1 + h * w, released.width),
+    }
+    return differ.get(name, tuple(parameter.shape))
+
+
+class Checkpoint:
+    """The vision tensors of a folder's safetensors. What is wrong is collected in `problems` until `complain`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.problems: list[str] = []
+        self.places: dict[str, Path] = {}
+        self.dtypes: dict[str, str] = {}
+        self.unread: set[str] = set()
+        for shard in self.shards():
+            self.scan(shard)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest that holds every stored one."""
+        stored = {DTYPES[name] for name in self.dtypes.values() if name in DTYPES}
+        return reduce(torch.promote_types, sorted(stored, key=str)) if stored else torch.float32
+
+    def shards(self) -> list[Path]:
+        """The files that hold vision tensors, as the index says; without an index the only file."""
+        index = self.folder / "model.safetensors.index.json"
+        if not index.exists():
+            return [self.folder / "model.safetensors"]
+        placed = read_json(index).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
+            raise ValueError(f"{index} has no weight_map from tensors to files")
+        return [self.folder / shard for shard in sorted({s for key, s in placed.items() if key.startswith(PREFIX)})]
+
+    def scan(self, shard: Path) -> None:
+        try:
+            with safe_open(shard, "pt") as file:
+                keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
+                dtypes = {key: file.get_slice(key).get_dtype() for key in keys}
+        except FileNotFoundError:
+            self.problems.append(f"file {shard.name} is absent")
+            return
+        except (SafetensorError, OSError) as error:
+            self.problems.append(f"file {shard.name} is truncated or no safetensors file ({error})")
+            return
+        for key in sorted(dtypes.keys() & self.places.keys()):
+            self.problems.append(f"{key} is both in {self.places[key].name} and in {shard.name}")
+        self.places |= dict.fromkeys(dtypes, shard)
+        self.dtypes |= dtypes
+        self.unread |= dtypes.keys()
+
+    def read(self, key: str, shape: tuple[int, ...]) -> Tensor | None:
+        """A view of the file, or None and a problem where the tensor does not fit.
+
+        The file is opened for each tensor: the pages of a mapped file count as memory until it is closed.
+        """
+        self.unread.discard(key)
+        if key not in self.places:
+            self.problems.append(f"{key} is missing")
+            return None
+        with safe_open(self.places[key], "pt") as file:
+            tensor = file.get_tensor(key)
+        if self.dtypes[key] not in DTYPES:
+            self.problems.append(f"{key} is stored as {self.dtypes[key]}, not as floating-point numbers")
+        elif tuple(tensor.shape) != shape:
+            self.problems.append(f"{key} is {tuple(tensor.shape)} instead of {shape}")
+        elif not all(torch.isfinite(end) for end in torch.aminmax(tensor)):  # makes no copy, as isfinite would
+            self.problems.append(f"{key} is not finite")
+        else:
+            return tensor
+        return None
+
+    def complain(self) -> None:
+        if self.problems:
+            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {'; '.join(self.problems)}")

@@ -1,0 +1,100 @@
+"""Any timm VisionTransformer as a tower: its own blocks and norms, its patch convolution widened to k frames."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tefusion.choices import nearest
+from tefusion.encoders.config import VisionConfig
+from tefusion.encoders.inflate import inflated_conv
+from tefusion.encoders.patchify import resample_positions
+from tefusion.encoders.vit import Block, Tower
+
+
+class TimmPatchify(nn.Module):
+    """Pixels -> tokens as timm does it; other sizes than the model's own resample its positions."""
+
+    def __init__(self, vit: VisionTransformer, frames: int):
+        super().__init__()
+        embed, tokens = vit.patch_embed, (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)
+        self.patch_size, self.grid = embed.patch_size[0], embed.grid_size
+        self.proj, self.norm = inflated_conv(embed.proj, frames) if frames > 1 else embed.proj, embed.norm
+        self.prefix = nn.ParameterList(token for token in tokens if token is not None)
+        self.position = nn.Parameter(vit.get_parameter("pos_embed").detach()[0])
+        self.without_position = vit.num_prefix_tokens if vit.no_embed_class else 0
+        self.with_position = vit.num_prefix_tokens - self.without_position
+        self.norm_pre = vit.norm_pre
+
+    def forward(self, x: Float[Tensor, "b s c height width"]) -> Float[Tensor, "b s n d"]:
+        b, s, _, height, width = x.shape
+        grid = height // self.patch_size, width // self.patch_size
+        x = self.proj(rearrange(x, "b s c h w -> (b s) c h w"))
+        x = self.norm(rearrange(x, "(b s) d h w -> b s (h w) d", b=b))
+        x = torch.cat([*(token.expand(b, s, -1, -1) for token in self.prefix), x], dim=2)
+        position = resample_positions(self.position, self.grid, grid, self.with_position)
+        return self.norm_pre(x + F.pad(position, (0, 0, self.without_position, 0)))
+
+
+class TimmBlock(Block):
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]
+        return rearrange(self.block(rearrange(x, "r f n d -> r (f n) d")), "r (f n) d -> r f n d", f=frames)
+
+
+class TimmViT(Tower):
+    """The tower made of a timm model's parts, which it takes over; with one frame it is `forward_features`."""
+
+    def __init__(self, vit: VisionTransformer, frames: int = 1):
+        super().__init__()
+        self.patch_size, self.width, self.prefix = vit.patch_embed.patch_size[0], vit.embed_dim, vit.num_prefix_tokens
+        self.patchify = TimmPatchify(vit, frames)
+        self.blocks = nn.ModuleList(TimmBlock(block) for block in vit.blocks)
+        self.norm = vit.norm
+
+
+def create_vit(name: str) -> VisionTransformer:
+    """timm's model of this name with fresh weights. Raises ValueError where it cannot be a tower."""
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models(['vit_*', 'deit*']))}")
+    model = timm.create_model(name, pretrained=False, num_classes=0)
+    if isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed and model.pos_embed is not None:
+        return model
+    made_of = f"{type(model).__name__} with {type(getattr(model, 'patch_embed', None)).__name__}"
+    raise ValueError(
+        f"timm:{name} is a {made_of}, but only timm's VisionTransformer with PatchEmbed and learned positions can be "
+        "a tower (vit_*, deit_*, SigLIP, DINOv2)"
+    )
+
+
+def timm_config(name: str) -> VisionConfig:
+    """The sizes of a timm model; the projector behind it keeps the width. `eps` is not read: the norms are timm's."""
+    with torch.device("meta"):
+        vit = create_vit(name)
+    block, width = vit.blocks[0], vit.embed_dim
+    heads: Any = next(module.num_heads for module in block.modules() if hasattr(module, "num_heads"))
+    return VisionConfig(
+        image_size=vit.patch_embed.img_size[0],
+        patch_size=vit.patch_embed.patch_size[0],
+        width=width,
+        depth=len(vit.blocks),
+        heads=heads,
+        mlp=max(module.in_features for module in block.modules() if isinstance(module, nn.Linear)),
+        embed_dim=width,
+        glu=8 * width // 3,
+    )
+
+
+def timm_tower(name: str) -> Callable[[VisionConfig, int], Tower]:
+    return lambda _, frames: TimmViT(create_vit(name), frames)

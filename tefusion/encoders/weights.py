@@ -1,0 +1,112 @@
+"""Weights from elsewhere: a GLM-4V-9B folder -> our encoder; a trained image model -> a model with any compressor."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tefusion.compressors import Compressor
+from tefusion.encoders.config import VisionConfig
+from tefusion.encoders.inflate import inflate
+from tefusion.encoders.patchify import resample_positions
+from tefusion.encoders.released import PREFIX, Checkpoint, read_config, released_name, released_shape
+from tefusion.vision import VideoEncoder, assemble, method_for
+from tefusion.vlm import VLM
+
+BOUNDARIES = PREFIX + "boi", PREFIX + "eoi"
+
+
+def load_glm4v(
+    folder: str | Path,
+    compressor: str = "none",
+    k: int = 1,
+    image_size: int = 224,
+    dtype: torch.dtype | None = None,
+    **options: object,
+) -> VideoEncoder:
+    """The vision branch of a GLM-4V-9B folder, in its stored precision where `dtype` is None.
+
+    `image_size` is the side in pixels to which positions are resampled. `options` go to the compressor, which keeps
+    its initial values. Memory holds the parameters once and one tensor more. boi and eoi belong to the VLM:
+    `read_boundaries`. Raises one ValueError that names every tensor that does not fit.
+    """
+    released = read_config(Path(folder))
+    config = replace(released, image_size=image_size)
+    if min(config.grid) < 2:
+        raise ValueError(f"image_size {image_size} is smaller than 2x2 patches of {config.patch_size} pixels")
+    method = method_for(config, compressor, k, **options)
+    with torch.device("meta"):
+        encoder = assemble(config, method)
+    checkpoint = Checkpoint(Path(folder))
+    dtype = dtype or checkpoint.dtype
+    fill(encoder, checkpoint, released, config, dtype)
+    for name in BOUNDARIES:
+        checkpoint.read(name, (1, 1, released.embed_dim))
+    checkpoint.problems += [f"{name} is unexpected" for name in sorted(checkpoint.unread)]
+    checkpoint.complain()
+    encoder.compressor.to(dtype)
+    return encoder
+
+
+def fill(
+    encoder: VideoEncoder, checkpoint: Checkpoint, released: VisionConfig, config: VisionConfig, dtype: torch.dtype
+) -> None:
+    """Every parameter but the compressor's becomes the released one, as far as it fits."""
+    frames = widened(encoder.compressor)
+    for name, parameter in list(encoder.named_parameters()):
+        if name.startswith("compressor."):
+            continue
+        tensor = checkpoint.read(released_name(name), released_shape(name, parameter, released))
+        if tensor is None:
+            continue
+        if name == "tower.patchify.position":
+            tensor = resample_positions(tensor.float(), released.grid, config.grid)
+        tensor = tensor.flatten(1) if tensor.dim() == 4 else tensor
+        tensor = inflate(tensor.to(dtype), frames[name]) if name in frames else tensor.to(dtype, copy=True)
+        module, _, leaf = name.rpartition(".")
+        setattr(encoder.get_submodule(module), leaf, nn.Parameter(tensor))
+
+
+def read_boundaries(
+    folder: str | Path, dtype: torch.dtype | None = None
+) -> tuple[Float[Tensor, "1 e"], Float[Tensor, "1 e"]]:
+    """boi and eoi of a GLM-4V-9B folder as the decoder sees them: divided by the tower's scale.
+
+    Raises one ValueError that says what is wrong with the files or with the two.
+    """
+    config, checkpoint = read_config(Path(folder)), Checkpoint(Path(folder))
+    read = [checkpoint.read(name, (1, 1, config.embed_dim)) for name in BOUNDARIES]
+    checkpoint.complain()
+    boi, eoi = (tensor[0].to(dtype or checkpoint.dtype) / config.scale for tensor in read if tensor is not None)
+    return boi, eoi
+
+
+def widened(method: Compressor) -> dict[str, int]:
+    """The encoder's maps that a compressor widens, and to how many frames."""
+    frames = {"tower.patchify.proj.weight": method.in_frames, "projector.merge.proj.weight": method.out_frames}
+    return {name: k for name, k in frames.items() if k > 1}
+
+
+@torch.no_grad()
+def load_image_weights(model: VLM, state: Mapping[str, Tensor]) -> None:
+    """A VLM with any compressor starts as the trained image VLM whose state this is; `encoder.compressor.*` stays.
+
+    Raises one ValueError that names every tensor that does not fit, and then the model is as it was.
+    """
+    own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.compressor.")}
+    frames = {f"encoder.{name}": k for name, k in widened(model.encoder.compressor).items()}
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unexpected" for name in state if name not in own]
+    for name in (name for name in own if name in state):
+        wide = list(own[name].shape)
+        if name in frames:
+            wide[1] //= frames[name]
+        if list(state[name].shape) != wide:
+            problems.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(wide)}")
+    if problems:
+        raise ValueError(f"the image model does not fit: {'; '.join(problems)}")
+    for name, tensor in own.items():
+        tensor.copy_(inflate(state[name], frames[name]) if name in frames else state[name])
