@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tefusion.config import Run
@@ -21,7 +22,10 @@ def load_run(folder: Path) -> tuple[Run, VLM]:
             raise ValueError(f"{folder} holds no {file.name}: it is written by tefusion train")
     run = Run(**json.loads(settings.read_text(encoding="utf-8")))
     vlm = create_vlm(run)
-    vlm.load_state_dict(load_file(weights))
+    try:
+        vlm.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{weights} does not fit: {' '.join(str(error).split())}") from None
     return run, vlm.eval()
 
 

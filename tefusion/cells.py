@@ -7,9 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tefusion.compressors import COMPRESSORS, check_k
 from tefusion.config import RECIPES, Run, choose, digest, one_each, parse
+from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS
-from tefusion.video import parse_size
+from tefusion.video import parse_size, sample
 
 PROTOCOL = 1  # raise it when equal settings would give other results
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
@@ -57,15 +59,46 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     sweep = Sweep(**one_each(parsed, own))
     choose("budget", sweep.budget, BUDGETS)
     choose("recipe", sweep.recipe, RECIPES)
+    my_part([], sweep.shard)
+    if sweep.jobs < 0:
+        raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
     lengths = parsed.pop("n_per_k", [0])
-    axes = {"compressor": METHODS, "k": [2, 4, 8, 16]} | {key: [v] for key, v in RECIPES[sweep.recipe].items()}
+    if "n_input" in parsed and any(lengths):
+        raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")
+    axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
+    axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
     axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own}
     cells: dict[Run, list[str]] = {}
     for run, control in runs(axes, lengths, sweep.controls):
+        if run not in cells:
+            check(run)
         roles = cells.setdefault(run, [])
         if control not in roles:
             roles.append(control)
     return sweep, [Cell(run, "" if "" in roles else ",".join(roles)) for run, roles in cells.items()]
+
+
+def check(run: Run) -> None:
+    """Raises ValueError where no model of these names, or no video of this size, can be: before anything is trained."""
+    choose("compressor", run.compressor, COMPRESSORS)
+    check_k(run.compressor, run.k)
+    if not run.encoder.startswith("timm:"):
+        choose("encoder", run.encoder, [*PRESETS, "timm:<name>"])
+    if not Path(run.decoder).is_dir():
+        choose("decoder", run.decoder, DECODERS)
+    sample(run.policy, total=1, frames=1, fps=1.0)
+    unit, size = 2 * patch_size(run.encoder), parse_size(run.size)
+    if min(size) < unit:
+        raise ValueError(f"size {run.size!r} is smaller than the {unit} pixels of one decoder token of {run.encoder}")
+
+
+def patch_size(encoder: str) -> int:
+    """Raises ValueError on a timm ViT that is none, or cannot be a tower."""
+    if not encoder.startswith("timm:"):
+        return PRESETS[encoder].patch_size
+    from tefusion.encoders.timm_vit import timm_config
+
+    return timm_config(encoder.removeprefix("timm:")).patch_size
 
 
 def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str]]:
@@ -103,9 +136,9 @@ def group(
 
 def lower_resolution(run: Run, k: int) -> str | None:
     """All frames at a size that costs 1/k of the tokens: width and height halved in turn; None where they run out."""
-    if run.encoder not in PRESETS or k & (k - 1):
+    if k & (k - 1):
         return None
-    unit = 2 * PRESETS[run.encoder].patch_size  # pixels a side of one decoder token
+    unit = 2 * patch_size(run.encoder)  # pixels a side of one decoder token
     height, width = parse_size(run.size)
     for halving in range(k.bit_length() - 1):
         height, width = (height, width // 2) if halving % 2 == 0 else (height // 2, width)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tefusion.config import RECIPES, Run, choose, fields, one_each, parse
+from tefusion.launch import is_first
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,21 @@ class Report:
 
 def single(words: Sequence[str], *schemas: type) -> list[Any]:
     """One object of each schema, where no key may have a list."""
-    values = one_each(parse(words, *schemas), fields(*schemas))
+    whole = [key for key, kind in fields(*schemas).items() if kind is str]  # a question may hold a comma
+    values = one_each(parse(words, *schemas, whole=whole), fields(*schemas))
     return [schema(**{key: values[key] for key in fields(schema) if key in values}) for schema in schemas]
 
 
 def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
     """A run with its recipe's defaults, and the command's own settings."""
+    from tefusion.cells import check
+
     values = one_each(parse(words, Run, beside), fields(Run, beside))
     own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
-    recipe = getattr(own, "recipe", "small")
-    choose("recipe", recipe, RECIPES)
-    return Run(**(RECIPES[recipe] | values)), own
+    choose("recipe", own.recipe, RECIPES)
+    run = Run(**(RECIPES[own.recipe] | values))
+    check(run)
+    return run, own
 
 
 def list_zoo(words: Sequence[str]) -> None:
@@ -86,9 +91,15 @@ def train(words: Sequence[str]) -> None:
     run, own = single_run(words, Train)
 
     def send(line: dict[str, Any]) -> None:
-        print(watch.step(line), flush=True)
+        say(watch.step(line))
 
-    print(train_and_keep(run, Path(own.out) if own.out else None, Path(own.home), own.log_with, send))
+    say(str(train_and_keep(run, Path(own.out) if own.out else None, Path(own.home), own.log_with, send)))
+
+
+def say(text: str) -> None:
+    """Once, however many processes train."""
+    if is_first():
+        print(text, flush=True)
 
 
 def ask(words: Sequence[str]) -> None:

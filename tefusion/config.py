@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from tefusion.choices import nearest
@@ -53,13 +53,19 @@ class Run:
         for name in ("k", "steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_input < 0:
-            raise ValueError(f"n_input must not be negative, got {self.n_input}")
+        for name in ("lr", "muon_lr", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):  # NaN fails as well
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("n_input", "seed", "image_steps", "warmup", "workers", *FLOATS):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.n_input % self.k:
             raise ValueError(f"{self.n_input} frames (n_input) do not divide into groups of k = {self.k}")
         if self.batch % self.accumulate:
             raise ValueError(f"batch = {self.batch} does not divide into {self.accumulate} accumulated parts")
 
+
+FLOATS = ("position_std", "final_lr", "weight_decay", "auxiliary")
 
 CHOICES = {
     "init": ("image", "scratch"),
@@ -96,8 +102,10 @@ def fields(*schemas: type) -> dict[str, type]:
     return {field.name: type(field.default) for schema in schemas for field in dataclasses.fields(schema)}
 
 
-def parse(words: Sequence[str], *schemas: type) -> dict[str, list[Any]]:
+def parse(words: Sequence[str], *schemas: type, whole: Collection[str] = ()) -> dict[str, list[Any]]:
     """`["k=2,4", "lr=1e-3"]` -> `{"k": [2, 4], "lr": [0.001]}`, typed by the dataclasses' defaults.
+
+    The keys in `whole` keep their commas.
 
     Raises ValueError with one line: on a word without "=", a key twice, an unknown key, a value of the wrong type.
     """
@@ -110,7 +118,8 @@ def parse(words: Sequence[str], *schemas: type) -> dict[str, list[Any]]:
             raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
         if key in parsed:
             raise ValueError(f"{key!r} is given twice")
-        parsed[key] = list(dict.fromkeys(typed(key, value, known[key]) for value in values.split(",")))
+        listed = [values] if key in whole else values.split(",")
+        parsed[key] = list(dict.fromkeys(typed(key, value, known[key]) for value in listed))
     return parsed
 
 
@@ -137,5 +146,5 @@ def one_each(parsed: dict[str, list[Any]], keys: Iterable[str]) -> dict[str, Any
 
 def digest(*parts: object) -> str:
     """A short name for settings: equal settings, equal name."""
-    text = json.dumps([dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts], sort_keys=True)
+    text = json.dumps([asdict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

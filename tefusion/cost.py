@@ -4,6 +4,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -90,7 +91,8 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark; rusage's would outlive a cell
+            with suppress(OSError):  # some containers forbid it: then the mark is the process's, not the cell's
+                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, which would outlive a cell
 
     def read(self) -> float:
         if torch.cuda.is_available():

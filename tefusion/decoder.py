@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tefusion.choices import nearest
 
 # GLM-4-9B's are MotionBench's (2501.02955, table 5); the others keep its shape at a size that trains on a CPU.
@@ -33,6 +35,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Short heads and short texts: with GLM-4's own rotation a small head hardly tells one position from the next.
+ROPE = {
+    "tiny": {"rope_theta": 100.0, "partial_rotary_factor": 1.0},
+    "small": {"rope_theta": 1000.0, "partial_rotary_factor": 1.0},
+    "glm-4-9b": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+}
+
 
 def decoder_config(name: str):
     """The `GlmConfig` of a preset."""
@@ -42,13 +51,18 @@ def decoder_config(name: str):
         raise ValueError(f"decoder {name!r} is neither a folder nor a preset{nearest(name, DECODERS)}")
     sizes = DECODERS[name]
     head_dim = sizes["hidden_size"] // sizes["num_attention_heads"]
-    return GlmConfig(**sizes, head_dim=head_dim, pad_token_id=0, eos_token_id=1, bos_token_id=None)
+    rope = {"rope_type": "default", **ROPE[name]}
+    return GlmConfig(
+        **sizes, rope_parameters=rope, head_dim=head_dim, pad_token_id=0, eos_token_id=1, bos_token_id=None
+    )
 
 
 def create_decoder(name: str):
     """A fresh decoder of a preset, or the one that lies in the folder `name` (config.json, safetensors)."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    if Path(name).is_dir() and torch.get_default_device().type == "meta":
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
     if Path(name).is_dir():
         return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
     return AutoModelForCausalLM.from_config(decoder_config(name))

@@ -6,13 +6,14 @@ from tefusion.cost import PROMPT_TOKENS, count
 
 def zoo() -> str:
     """One row a method, as a Markdown table: README's is this."""
-    from tefusion.compressors import COMPRESSORS, create_compressor
+    from tefusion.compressors import COMPRESSORS
+    from tefusion.encoders import PRESETS
+    from tefusion.vision import method_for
 
-    sizes = {"width": 64, "embed_dim": 64, "depth": 4, "heads": 4, "grid": (4, 4)}
     head = ["method", "acts", "sees the order of frames", "module of its own", "source"]
     rows = []
     for name, method in COMPRESSORS.items():
-        made = create_compressor(name, k=max(k for k in (1, 4) if k in method.valid_k), **sizes)
+        made = method_for(PRESETS["tiny"], name, k=max(k for k in (1, 4) if k in method.valid_k))
         words = {"none": "nowhere"}.get(made.stage, f"{made.stage} the encoder")
         rows.append([f"`{name}`", words, yes(made.order_sensitive), yes(made.adds_module), made.source])
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])

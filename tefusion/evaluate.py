@@ -48,4 +48,6 @@ def letters(vlm: VLM, questions: Sequence[Question], videos: list[torch.Tensor |
 
 
 def reply(question: Question, letter: str | None) -> Answer:
+    if question.answer is None:
+        raise ValueError(f"the answer to {question.uid} is secret: it cannot be scored")
     return Answer(question.uid, question.cluster, question.category, len(question.options), letter, question.answer)

@@ -41,6 +41,9 @@ class VideoObjective(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(vlm.boi.shape[-1]), nn.Linear(vlm.boi.shape[-1], channels))
 
     def forward(self, batch: Batch) -> Loss:
+        if not batch.prompts:  # no example could be read: the gradient is zero, and other processes need not wait
+            nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
+            return Loss(nothing, nothing, nothing, nothing)
         reply = self.vlm(batch.videos, batch.prompts, batch.answers)
         auxiliary = self.trajectories(reply, batch) if self.weight else reply.loss.new_zeros(())
         return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
@@ -73,7 +76,7 @@ class StillObjective(nn.Module):
         self.place = nn.Linear(vlm.encoder.tower.width, 2)
 
     def forward(self, still: StillBatch) -> Loss:
-        video = pixels(torch.stack(still.batch.videos)).to(self.vlm.boi)
+        video = pixels(torch.stack([frame for frame in still.batch.videos if frame is not None])).to(self.vlm.boi)
         features = self.vlm.encoder.encode(video)
         reply = self.vlm.reply(list(self.vlm.encoder.project(features)), still.batch.prompts, still.batch.answers)
         auxiliary = self.patches(rearrange(features, "b 1 1 h w d -> b h w d").float(), still)

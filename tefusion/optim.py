@@ -37,7 +37,7 @@ def optimizers(model: nn.Module, vlm: VLM, run: Run) -> list[torch.optim.Optimiz
     return made
 
 
-def muon_matrices(vlm: VLM) -> list[nn.Parameter]:
+def muon_matrices(vlm: VLM) -> list[torch.Tensor]:
     import os
 
     parts = [vlm.encoder.tower.blocks, vlm.encoder.projector, vlm.encoder.compressor, vlm.decoder][

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -36,38 +38,48 @@ def run_pool(work: Work, tasks: Sequence[tuple], jobs: int, threads: int) -> Ite
     def hand_out(process: Any, connection: Connection) -> None:
         if waiting:
             i, task = waiting.pop()
-            connection.send((i, work, task))
             workers[connection] = process, i
+            with suppress(BrokenPipeError):  # it died after its last task: reading from it will tell
+                connection.send((i, work, task))
         else:
-            connection.send(None)
+            with suppress(BrokenPipeError):
+                connection.send(None)
             process.join()
 
     def start() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=worker, args=(theirs, threads), daemon=True)
+        process = context.Process(target=worker, args=(theirs, threads))  # no daemon: a task may start processes
         process.start()
         theirs.close()
         hand_out(process, ours)
 
-    for _ in range(min(jobs, len(tasks))):
-        start()
-    while workers:
-        for connection in wait(list(workers)):
-            process, i = workers[connection]
-            try:
-                event = connection.recv()
-            except EOFError:
-                del workers[connection]
-                process.join()
-                reason = f"the process ended with exit code {process.exitcode}"
-                yield Event(i, "failed", (reason, reason))
-                if waiting:
-                    start()
-                continue
-            yield event
-            if event.kind != "progress":
-                del workers[connection]
-                hand_out(process, connection)
+    try:
+        for _ in range(min(jobs, len(tasks))):
+            start()
+        while workers:
+            for connection in ready(workers):
+                process, i = workers[connection]
+                try:
+                    event = connection.recv()
+                except (EOFError, ConnectionError):
+                    del workers[connection]
+                    process.join()
+                    reason = f"the process ended with exit code {process.exitcode}"
+                    yield Event(i, "failed", (reason, reason))
+                    if waiting:
+                        start()
+                    continue
+                yield event
+                if event.kind != "progress":
+                    del workers[connection]
+                    hand_out(process, connection)
+    finally:  # where the reader of events stops early, nobody works on
+        for process, _ in workers.values():
+            process.terminate()
+
+
+def ready(workers: Iterable[Connection]) -> list[Connection]:
+    return [connection for connection in wait(list(workers)) if isinstance(connection, Connection)]
 
 
 def worker(connection: Connection, threads: int) -> None:
@@ -76,7 +88,11 @@ def worker(connection: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     while (order := connection.recv()) is not None:
         i, work, task = order
-        connection.send(attempt(i, work, task, lambda value, i=i: connection.send(Event(i, "progress", value))))
+        connection.send(attempt(i, work, task, partial(progress, connection, i)))
+
+
+def progress(connection: Connection, task: int, value: Any) -> None:
+    connection.send(Event(task, "progress", value))
 
 
 def attempt(i: int, work: Work, task: tuple, send: Send) -> Event:
