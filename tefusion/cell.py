@@ -7,18 +7,22 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from tefusion.cells import PROTOCOL, Cell, content
 from tefusion.checkpoint import save_whole
 from tefusion.config import Run
 from tefusion.cost import PeakMemory, count, measure
 from tefusion.data.source import data_folder, load_split
+from tefusion.encoders.weights import load_image_weights
 from tefusion.evaluate import answer_questions
-from tefusion.image_stage import image_model, start_from_images
+from tefusion.image_stage import image_model, image_weights
 from tefusion.launch import is_first
 from tefusion.machine import provenance
 from tefusion.objective import Loss
 from tefusion.score import replace_file, summarise, write_answers
 from tefusion.train import accelerator, create_vlm, frame_cache, reader, train_videos
+from tefusion.video import parse_size
 from tefusion.vlm import VLM
 
 EVERY = 10  # steps between two lines of the log
@@ -37,21 +41,25 @@ def train_cell(
     """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`."""
     run, folder = cell.run, data_folder(cell.run.data, home)
     peak, start = PeakMemory(), time.perf_counter()
-    acc, cache = accelerator(run, log_with), frame_cache(home)
+    image = image_weights(run, home)
+    acc, cache = accelerator(run, log_with, out / "cells" / name), frame_cache(home)
     vlm = create_vlm(run)
-    start_from_images(vlm, run, home, acc)
+    if image:
+        load_image_weights(vlm, load_file(image))
     notes = Log(out / "cells" / name / "log.jsonl", acc, send, run.steps)
     skipped = train_videos(vlm, run, split_of(folder, "train"), cache, acc, notes)
     notes.close()
+    acc.end_training()
     questions = split_of(folder, run.split).questions
-    answers, videos = answer_questions(vlm, questions, reader(run, cache), run.batch)
+    answers, videos = answer_questions(vlm, questions, reader(run, cache, parse_size(run.size)), run.batch)
     if acc.is_main_process:
         write_answers(out / "cells" / name / "answers.jsonl", answers)
     row = (
         describe(cell, name)
         | summarise(answers)
         | videos
-        | {"unreadable_training": skipped, "loss": notes.loss, "learning_accuracy": notes.right}
+        | {"unreadable_training": len(skipped), "unreadable_training_videos": skipped}
+        | {"loss": notes.loss, "learning_accuracy": notes.right}
         | count(run)
         | measure(vlm, run)
         | {"peak_memory_mb": peak.read(), "seconds": time.perf_counter() - start}

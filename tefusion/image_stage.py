@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import UInt8
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,21 +21,20 @@ from tefusion.cells import PROTOCOL, content
 from tefusion.checkpoint import save_whole
 from tefusion.config import Run, digest
 from tefusion.data.examples import Batch
-from tefusion.data.motion_augment import SYMMETRIES, shuffle_options, turn_frames, turn_patches, turn_question
+from tefusion.data.motion_augment import SYMMETRIES, arrange_options, turn_frames, turn_patches, turn_question
 from tefusion.data.motion_still import Still, still_questions
 from tefusion.data.motion_truth import PatchTargets, Truth, patch_targets
 from tefusion.data.order import Order
 from tefusion.data.prompt import prompt
 from tefusion.data.source import Split, data_folder, load_split
-from tefusion.encoders.weights import load_image_weights
 from tefusion.objective import StillBatch, StillObjective
-from tefusion.train import Seen, create_vlm, fit, frame_cache, unseen
+from tefusion.train import Seen, accelerator, create_vlm, fit, frame_cache, unseen
 from tefusion.vlm import VLM
 
 DRAWS = 3  # questions asked of every clip, each of another frame
 CLASSES = 8  # background, six colours, the white of a flash
-SHARED = ("seed", "encoder", "decoder", "data", "batch", "optimizer", "muon_lr", "lr", "final_lr", "warmup")
-SHARED += ("weight_decay", "clip", "auxiliary", "precision")
+SHARED = ["seed", "encoder", "decoder", "data", "batch", "optimizer", "muon_lr", "lr", "final_lr", "warmup"]
+SHARED += ["weight_decay", "clip", "auxiliary", "precision"]
 
 
 def image_run(run: Run) -> Run:
@@ -45,10 +43,12 @@ def image_run(run: Run) -> Run:
     return replace(plain, **{name: getattr(run, name) for name in SHARED})
 
 
-def start_from_images(vlm: VLM, run: Run, home: Path, accelerator: Accelerator) -> None:
-    """Copies the image model's weights, inflated to k frames, unless the run starts from scratch."""
-    if run.init == "image":
-        load_image_weights(vlm, load_file(image_model(image_run(run), home, accelerator)))
+def image_weights(run: Run, home: Path) -> Path | None:
+    """The image model that the run starts from; None where it starts from scratch. Comes before the run's own model:
+    training it draws random numbers, which must not depend on who trained it."""
+    if run.init == "scratch":
+        return None
+    return image_model(image_run(run), home, accelerator(image_run(run)))
 
 
 def image_model(run: Run, home: Path, accelerator: Accelerator, seen: Seen = unseen) -> Path:
@@ -72,14 +72,14 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
     if split.truth is None:
         raise ValueError(f"data {run.data!r} has no truth.safetensors to train an image model on; use init=scratch")
     vlm = create_vlm(run)
-    stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, seed=draw)]
+    stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, draw, split.shuffled)]
     shown = shots(split.truth, stills)
     cache, length = frame_cache(home), split.truth.angles.shape[1]
 
     def read(still: Still) -> UInt8[np.ndarray, "h w 3"]:
         return cache.decode(still.question.video, length, "centres", None, "auto").frames[still.frame]
 
-    examples = StillExamples(stills, read, patch_targets(shown, vlm.encoder.tower.patch_size), run.seed)
+    examples = StillExamples(stills, read, patch_targets(shown, vlm.encoder.tower.patch_size), run.seed, split.shuffled)
     order = Order(
         len(examples), run.batch, run.steps, run.seed, 1, accelerator.process_index, accelerator.num_processes
     )
@@ -102,6 +102,7 @@ class StillExamples(Dataset):
     read: Callable[[Still], UInt8[np.ndarray, "h w 3"]]
     patches: PatchTargets
     seed: int
+    shuffled: bool
 
     def __len__(self) -> int:
         return len(self.stills)
@@ -111,7 +112,7 @@ class StillExamples(Dataset):
         still, p = self.stills[place], self.patches
         rng = np.random.default_rng([self.seed, epoch, place])
         symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
-        question = shuffle_options(turn_question(still.question, symmetry), rng)
+        question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
         frame = torch.from_numpy(turn_frames(self.read(still)[None], symmetry))
         patches = PatchTargets(p.classes[place, 0], p.offsets[place, 0], p.near[place, 0])
         return frame, prompt(question), str(question.answer), turn_patches(patches, symmetry)

@@ -1,17 +1,19 @@
 """One run under Accelerate: build, start from the image stage, train on videos."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
 from tefusion.compressors import options_of
-from tefusion.config import Run
-from tefusion.data.examples import Examples, collate
+from tefusion.config import Run, choose
+from tefusion.data.examples import Examples, collate, within_budget
 from tefusion.data.motion import vocabulary
 from tefusion.data.motion_truth import CHANNELS
 from tefusion.data.order import Order
@@ -53,11 +55,10 @@ def load_tokenizer(decoder: str):
     return byte_level_tokenizer(vocabulary())
 
 
-def reader(run: Run, cache: FrameCache) -> Callable[[Question], Decoded] | None:
+def reader(run: Run, cache: FrameCache, size: tuple[int, int]) -> Callable[[Question], Decoded] | None:
     """question -> its frames as the run samples them; None where the run asks from the text alone."""
     if run.n_input == 0:
         return None
-    size = parse_size(run.size)
 
     def read(question: Question) -> Decoded:
         span = question.start, question.end
@@ -66,12 +67,21 @@ def reader(run: Run, cache: FrameCache) -> Callable[[Question], Decoded] | None:
     return read
 
 
-def accelerator(run: Run, log_with: str = "") -> Accelerator:
-    """One process, or this one among several, as the launcher says."""
+def accelerator(run: Run, log_with: str = "", folder: Path | None = None) -> Accelerator:
+    """One process, or this one among several, as the launcher says; a tracker of local files keeps them in `folder`."""
+    if log_with:
+        choose("log_with", log_with, [str(name) for name in get_available_trackers()])
     AcceleratorState._reset_state()  # cells of one process may differ in precision
-    return Accelerator(
-        mixed_precision=run.precision, gradient_accumulation_steps=run.accumulate, log_with=log_with or None
+    made = Accelerator(
+        mixed_precision=run.precision,
+        gradient_accumulation_steps=run.accumulate,
+        log_with=log_with or None,
+        project_dir=folder,
+        # Text alone leaves the encoder out of the loss, and no auxiliary loss its head.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    made.init_trackers("tefusion", asdict(run))
+    return made
 
 
 def frame_cache(home: Path) -> FrameCache:
@@ -103,13 +113,18 @@ def fit(objective: nn.Module, vlm: VLM, batches: Iterable, run: Run, accelerator
     model.eval()
 
 
-def train_videos(vlm: VLM, run: Run, split: Split, cache: FrameCache, accelerator: Accelerator, seen: Seen) -> int:
-    """Returns how many videos could not be read and were left out."""
-    examples = Examples(split, reader(run, cache), run.seed, run.augment)
+def train_videos(
+    vlm: VLM, run: Run, split: Split, cache: FrameCache, accelerator: Accelerator, seen: Seen
+) -> list[str]:
+    """Returns the videos that could not be read and were left out."""
+    size = parse_size(run.size)
+    turned = run.augment and split.targets is not None
+    examples = Examples(split, reader(run, cache, (max(size),) * 2 if turned else size), size, run.seed, turned)
     ranks = accelerator.process_index, accelerator.num_processes
     order = Order(len(examples), run.batch, run.steps, run.seed, run.accumulate, *ranks)
     batches = DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=run.workers)
     freeze(vlm, run.freeze)
     objective = VideoObjective(vlm, sum(CHANNELS.values()), run.auxiliary if split.targets is not None else 0.0)
-    fit(objective, vlm, batches, run, accelerator, seen)
-    return len(examples.bad)
+    unread: set[str] = set()
+    fit(objective, vlm, within_budget(batches, len(examples), unread), run, accelerator, seen)
+    return sorted(set(gather_object(list(unread))))

@@ -266,6 +266,11 @@ def _upright(array: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
 def _resized(array: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     if size is None or array.shape[:2] == size:
         return array
-    pixels = rearrange(torch.from_numpy(array).float(), "h w c -> 1 c h w")
+    return resize(torch.from_numpy(array)[None], size)[0].numpy()
+
+
+def resize(frames: UInt8[torch.Tensor, "t h w 3"], size: tuple[int, int]) -> UInt8[torch.Tensor, "t h2 w2 3"]:
+    """To (height, width), bicubic and antialiased, without cropping."""
+    pixels = rearrange(frames.float(), "t h w c -> t c h w")
     pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True)
-    return rearrange(pixels.round().clamp(0, 255).to(torch.uint8), "1 c h w -> h w c").contiguous().numpy()
+    return rearrange(pixels.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c").contiguous()

@@ -13,8 +13,8 @@ from tefusion.data import motion, motion_files
 from tefusion.data.motion import MotionSettings, load_truth, motion_targets, patch_targets, still_questions, vocabulary
 from tefusion.data.motion_augment import (
     SYMMETRIES,
+    arrange_options,
     augment,
-    shuffle_options,
     turn_frames,
     turn_patches,
     turn_question,
@@ -28,7 +28,7 @@ from tefusion.data.motion_truth import CHANNELS, right_option
 from tefusion.data.motionbench import read_motionbench
 from tefusion.data.question import LETTERS
 
-SMALL = MotionSettings(train=192, dev=24, test=24)
+SMALL = MotionSettings(train=192, dev=24, test=24, shuffled=True)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +369,7 @@ def test_the_turns_are_eight_and_all_are_drawn(questions, truth):
     rng = np.random.default_rng(0)
     frames = np.random.default_rng(1).integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
     targets = motion_targets(truth)[0]
-    drawn = [augment(frames, questions[0], targets, rng) for _ in range(200)]
+    drawn = [augment(frames, questions[0], targets, rng, shuffled=True) for _ in range(200)]
     assert len({turned.tobytes() for turned, _, _ in drawn}) == 8
     assert len({question.answer for _, question, _ in drawn}) == 4
     assert all(turned.shape == frames.shape and t.shape == targets.shape for turned, _, t in drawn)
@@ -378,10 +378,10 @@ def test_the_turns_are_eight_and_all_are_drawn(questions, truth):
 def test_the_letter_follows_its_option(questions):
     rng = np.random.default_rng(0)
     for question in questions[:24]:
-        shuffled = shuffle_options(question, rng)
+        shuffled = arrange_options(question, rng, shuffled=True)
         assert option(shuffled) == option(question)
         assert sorted(shuffled.options) == sorted(question.options)
-    assert shuffle_options(replace(questions[0], answer=None), rng).answer is None
+    assert arrange_options(replace(questions[0], answer=None), rng, shuffled=True).answer is None
 
 
 def test_only_whole_words_turn(questions):

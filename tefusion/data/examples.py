@@ -1,8 +1,9 @@
 """Questions -> training examples: read, turned and shuffled by a generator that epoch and place alone determine."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,17 @@ from tefusion.data.motion_augment import augment
 from tefusion.data.prompt import prompt
 from tefusion.data.question import Question
 from tefusion.data.source import Split
-from tefusion.video import Decoded, VideoError
+from tefusion.video import Decoded, VideoError, resize
 
 log = logging.getLogger(__name__)
 BAD_VIDEOS = 0.01  # the share of a training set that may be unreadable
+
+
+class Unread(NamedTuple):
+    """An example that could not be read, and why."""
+
+    video: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Batch:
     prompts: list[str]
     answers: list[str]
     targets: list[Float[Tensor, "_t channels"] | None]
+    unread: list[Unread] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -38,21 +47,22 @@ class Example:
 
 @dataclass
 class Examples(Dataset):
-    """`read` decodes a question's video; None in its place asks from the text alone.
+    """`read` decodes a question's video; None in its place asks from the text alone. `size` is what a run sees: clips
+    that are turned are read square and get it afterwards.
 
-    An unreadable video is left out of its batch and counted; more than BAD_VIDEOS of the set is an error.
+    An unreadable video is left out of its batch, which names it: `within_budget` counts them over all workers.
     """
 
     split: Split
     read: Callable[[Question], Decoded] | None
+    size: tuple[int, int]
     seed: int
     turned: bool = False
-    bad: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.split.questions)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example | None:
+    def __getitem__(self, key: tuple[int, int]) -> Example | Unread:
         epoch, place = key
         question = self.split.questions[place]
         if self.read is None:
@@ -60,23 +70,34 @@ class Examples(Dataset):
         try:
             decoded = self.read(question)
         except VideoError as error:
-            self.leave_out(place, error)
-            return None
+            return Unread(str(question.video), str(error))
         frames, targets = decoded.frames, None
         if self.split.targets is not None:
             targets = self.split.targets[place, list(decoded.indices)]
             if self.turned:
                 rng = np.random.default_rng([self.seed, epoch, place])
-                frames, question, targets = augment(frames, question, targets, rng)
-        return Example(torch.from_numpy(frames), prompt(question), str(question.answer), targets)
-
-    def leave_out(self, place: int, error: VideoError) -> None:
-        self.bad.add(place)
-        log.warning("left out of training: %s", error)
-        if len(self.bad) > BAD_VIDEOS * len(self):
-            raise ValueError(f"{len(self.bad)} of {len(self)} training videos cannot be read; the last one: {error}")
+                frames, question, targets = augment(frames, question, targets, rng, self.split.shuffled)
+        video = torch.from_numpy(frames)
+        if video.shape[1:3] != self.size:
+            video = resize(video, self.size)
+        return Example(video, prompt(question), str(question.answer), targets)
 
 
-def collate(examples: Sequence[Example | None]) -> Batch:
-    kept = [example for example in examples if example is not None]
-    return Batch([e.video for e in kept], [e.prompt for e in kept], [e.answer for e in kept], [e.targets for e in kept])
+def collate(examples: Sequence[Example | Unread]) -> Batch:
+    kept = [example for example in examples if isinstance(example, Example)]
+    unread = [example for example in examples if isinstance(example, Unread)]
+    videos, prompts, answers = [e.video for e in kept], [e.prompt for e in kept], [e.answer for e in kept]
+    return Batch(videos, prompts, answers, [e.targets for e in kept], unread)
+
+
+def within_budget(batches: Iterable[Batch], examples: int, unread: set[str]) -> Iterator[Batch]:
+    """Passes the batches on and collects the videos that were left out; more than BAD_VIDEOS of `examples` raises
+    ValueError."""
+    for batch in batches:
+        for video, reason in batch.unread:
+            if video not in unread:
+                unread.add(video)
+                log.warning("left out of training: %s", reason)
+            if len(unread) > BAD_VIDEOS * examples:
+                raise ValueError(f"{len(unread)} of {examples} training videos cannot be read; the last one: {reason}")
+        yield batch

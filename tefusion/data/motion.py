@@ -21,6 +21,7 @@ from tefusion.data.motion_scene import (
     COLOURS,
     COUNTS,
     DIRECTIONS,
+    NUMBERS,
     OPPOSITE,
     SHAPES,
     SPINS,
@@ -28,7 +29,7 @@ from tefusion.data.motion_scene import (
     Array,
     object_name,
 )
-from tefusion.data.motion_still import NUMBERS, STILL_STEMS, still_questions
+from tefusion.data.motion_still import STILL_STEMS, still_questions
 from tefusion.data.motion_truth import Truth, load_truth, motion_targets, patch_targets
 from tefusion.data.motionbench import VIDEO_FOLDERS
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tefusion.data.motion_scene import DIRECTIONS, SPINS, Array
+from tefusion.data.motion_scene import DIRECTIONS, SPINS, Array, in_order
 from tefusion.data.motion_truth import CHANNELS, PatchTargets, Truth
 from tefusion.data.question import LETTERS, Question
 
@@ -61,11 +61,16 @@ TARGET_MATRICES = {symmetry: target_matrix(symmetry) for symmetry in SYMMETRIES}
 
 
 def augment(
-    frames: Array, question: Question, targets: Float[Tensor, "t channels"], rng: np.random.Generator
+    frames: Array,
+    question: Question,
+    targets: Float[Tensor, "t channels"],
+    rng: np.random.Generator,
+    shuffled: bool = False,
 ) -> tuple[Array, Question, Float[Tensor, "t channels"]]:
-    """A random symmetry of one clip (frames t h w 3, h = w; its `motion_targets`) and a random order of the options."""
+    """A random symmetry of one clip (frames t h w 3, h = w; its `motion_targets`); the options are
+    shuffled again, or brought back into their fixed order."""
     symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
-    question = shuffle_options(turn_question(question, symmetry), rng)
+    question = arrange_options(turn_question(question, symmetry), rng, shuffled)
     return turn_frames(frames, symmetry), question, turn_targets(targets, symmetry)
 
 
@@ -85,9 +90,11 @@ def turn_question(question: Question, symmetry: Symmetry) -> Question:
     return replace(question, text=text, options=tuple(options))
 
 
-def shuffle_options(question: Question, rng: np.random.Generator) -> Question:
-    """The answer's letter follows its option."""
+def arrange_options(question: Question, rng: np.random.Generator, shuffled: bool) -> Question:
+    """In a random order or in the fixed one; the answer's letter follows its option."""
     order = rng.permutation(len(question.options)).tolist()
+    if not shuffled:
+        order = [question.options.index(option) for option in in_order(question.options)]
     answer = question.answer and LETTERS[order.index(LETTERS.index(question.answer))]
     return replace(question, options=tuple(question.options[i] for i in order), answer=answer)
 

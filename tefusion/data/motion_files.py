@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 
 from tefusion.data.motion_render import render, texture
-from tefusion.data.motion_scene import OBJECTS, SCENARIOS, STRIDES, Array, Scene, Shot, create_scene
+from tefusion.data.motion_scene import OBJECTS, SCENARIOS, STRIDES, Array, Scene, Shot, create_scene, in_order
 from tefusion.data.motionbench import ANNOTATIONS, QUESTION_TYPES, VIDEO_FOLDERS
 from tefusion.data.question import LETTERS
 
 SPLITS = ("train", "dev", "test")
 CATEGORIES = tuple(SCENARIOS)
-VERSION = 2  # of the scenes: raise it when the same settings give other clips
+VERSION = 3  # of the scenes: raise it when the same settings give other clips
 
 
 @dataclass(frozen=True)
 class MotionSettings:
     """`size` px (square), `train`, `dev`, `test` clips, `pan` share of clips with a panning background, `sprite` share
     of the size an object takes, `contrast` and `noise` standard deviations in grey levels, `detail` cycles of the
-    background's texture across the picture."""
+    background's texture across the picture. `shuffled` options ask more of the decoder: it has to find the right one
+    among the others before it can name its letter; in their fixed order each answer keeps its place."""
 
     size: int = 32
     frames: int = 16
@@ -39,6 +40,7 @@ class MotionSettings:
     detail: float = 4.0
     noise: float = 0.0
     fps: int = 8
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
@@ -60,10 +62,15 @@ def ask(settings: MotionSettings, split: str, index: int) -> tuple[np.random.Gen
     """
     rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
     shot = Shot(rng, settings.size, settings.frames, labels(index)["stride"])
-    scene = create_scene(CATEGORIES[index % len(CATEGORIES)], shot, settings.pan)
-    options = rng.permutation(scene.wrong).tolist()
-    options.insert(labels(index)["answer"], scene.right)
-    return rng, scene, tuple(options)
+    category, answer = CATEGORIES[index % len(CATEGORIES)], labels(index)["answer"]
+    while True:
+        scene = create_scene(category, shot, settings.pan)
+        options = in_order([scene.right, *scene.wrong])
+        if settings.shuffled:
+            wrong = rng.permutation(scene.wrong).tolist()
+            options = (*wrong[:answer], scene.right, *wrong[answer:])
+        if options[answer] == scene.right:  # in their fixed order: drawn until it is this letter's turn
+            return rng, scene, options
 
 
 def labels(index: int) -> dict[str, int]:

@@ -5,7 +5,8 @@ shares of the size; x grows to the right, y downwards; angles are degrees counte
 A category is one function of a `Shot` and one line in SCENARIOS.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,8 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 SPINS = {"clockwise": -1, "counter-clockwise": 1}
 COUNTS = ("once", "twice", "three times", "four times")
+NUMBERS = {"none": 0, "one": 1, "two": 2, "four": 4}
+RANK = {word: i for i, word in enumerate((*DIRECTIONS, *SPINS, *COUNTS, *NUMBERS, *COLOURS, *SHAPES))}
 STEMS = {  # free of the words for directions, which turn with the picture
     "MR": "How does the {object} move?",
     "LM": "Where does the {object} finish?",
@@ -69,6 +72,11 @@ class Scene:
     stem: str
     right: str
     wrong: tuple[str, ...]
+
+
+def in_order(options: Iterable[str]) -> tuple[str, ...]:
+    """The one order in which a set that does not shuffle lists its options, whatever is right: by their words' rank."""
+    return tuple(sorted(options, key=lambda text: [RANK[w] for w in [text, *re.split("[ ,]+", text)] if w in RANK]))
 
 
 def object_name(colour: int, shape: int) -> str:

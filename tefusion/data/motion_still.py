@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tefusion.data.motion_augment import shuffle_options
+from tefusion.data.motion_augment import arrange_options
 from tefusion.data.motion_files import CATEGORIES
-from tefusion.data.motion_scene import COLOURS, DIRECTIONS, SHAPES, Array, object_name
+from tefusion.data.motion_scene import COLOURS, DIRECTIONS, NUMBERS, SHAPES, Array, object_name
 from tefusion.data.motion_truth import Truth
 from tefusion.data.question import Question
 
-NUMBERS = {"none": 0, "one": 1, "two": 2, "four": 4}
 STILL_STEMS = {
     "colour": "What colour is the object?",
     "shape": "What shape is the {colour} object?",
@@ -47,7 +46,7 @@ class View:
     shapes: Array  # n
 
 
-def still_questions(truth: Truth, questions: Sequence[Question], seed: int) -> list[Still]:
+def still_questions(truth: Truth, questions: Sequence[Question], seed: int, shuffled: bool = False) -> list[Still]:
     """`questions` are those of the same clips in the same order; another seed draws other frames and questions.
 
     The question's category is its key in STILL_STEMS; its video is the clip's.
@@ -69,7 +68,7 @@ def still_questions(truth: Truth, questions: Sequence[Question], seed: int) -> l
             kind, stem, options = asked
             uid = f"{question.uid}-{frame}-{kind}"
             still = replace(question, uid=uid, text=stem, options=tuple(options), answer="A", category=kind)
-            stills.append(Still(clip, frame, shuffle_options(still, rng)))
+            stills.append(Still(clip, frame, arrange_options(still, rng, shuffled)))
     return stills
 
 

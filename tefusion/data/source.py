@@ -1,5 +1,6 @@
 """Where a run's questions come from: the generated motion set, or a folder with the same splits."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Split:
     """Questions, and for generated clips the truth in the same order and the training targets made of it."""
 
     questions: list[Question]
+    shuffled: bool = True  # whether their options come in any order
     truth: Truth | None = None
     targets: Float[Tensor, "clips t channels"] | None = None
 
@@ -39,8 +41,12 @@ def data_folder(data: str, home: Path) -> Path:
 
 
 def load_split(folder: Path, split: str) -> Split:
-    questions = read_motionbench(folder / split)
+    """Questions whose answer is secret are left out: they can be neither learned nor scored."""
+    questions = [question for question in read_motionbench(folder / split) if question.answer]
+    if not questions:
+        raise ValueError(f"{folder / split} keeps all its answers secret: nothing can be learned or scored")
     if not (folder / split / "truth.safetensors").is_file():
         return Split(questions)
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     truth = load_truth(folder / split)
-    return Split(questions, truth, motion_targets(truth))
+    return Split(questions, settings["shuffled"], truth, motion_targets(truth))
