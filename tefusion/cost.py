@@ -26,7 +26,7 @@ def count(run: Run) -> dict[str, int]:
     from tefusion.train import create_vlm
 
     with torch.device("meta"):
-        vlm = create_vlm(run)
+        vlm = create_vlm(run).requires_grad_(False)  # the counter asks what requires a gradient for its function
     height, width = parse_size(run.size)
     visual = run.n_input and vlm.tokens_out(run.n_input, height, width)
     text = torch.empty(1, visual + PROMPT_TOKENS, vlm.boi.shape[-1], device="meta")

@@ -114,13 +114,14 @@ class StillExamples(Dataset):
         symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
         question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
         frame = torch.from_numpy(turn_frames(self.read(still)[None], symmetry))
-        patches = PatchTargets(p.classes[place, 0], p.offsets[place, 0], p.near[place, 0])
+        at = slice(place, place + 1)
+        patches = PatchTargets(p.classes[at], p.offsets[at], p.near[at])
         return frame, prompt(question), str(question.answer), turn_patches(patches, symmetry)
 
 
 def collate(examples: Sequence[tuple[Tensor, str, str, PatchTargets]]) -> StillBatch:
     frames, prompts, answers, patches = map(list, zip(*examples, strict=True))
-    parts = (torch.stack([getattr(p, name) for p in patches]) for name in ("classes", "offsets", "near"))
+    parts = (torch.cat([getattr(p, name) for p in patches]).squeeze(1) for name in ("classes", "offsets", "near"))
     return StillBatch(Batch(frames, prompts, answers, [None] * len(frames)), *parts)
 
 

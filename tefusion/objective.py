@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tefusion.data.examples import Batch
@@ -63,7 +63,7 @@ class StillBatch:
     batch: Batch
     classes: Int[Tensor, "b h w"]
     offsets: Float[Tensor, "b h w 2"]
-    near: Float[Tensor, "b h w"]
+    near: Bool[Tensor, "b h w"]
 
 
 class StillObjective(nn.Module):

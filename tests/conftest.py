@@ -34,3 +34,17 @@ def unchecked():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """A generated set as small as all its categories, answers and strides allow."""
+    from tefusion.data.motion import MotionSettings, write_motion
+
+    return write_motion(tmp_path_factory.mktemp("clips") / "motion", MotionSettings(train=96, dev=24, test=24))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """Frames and image models that several tests share."""
+    return tmp_path_factory.mktemp("home")

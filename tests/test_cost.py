@@ -1,0 +1,115 @@
+"""What is counted equals what is there; what is measured is a time and a memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GlmForCausalLM
+
+from tefusion.compressors import COMPRESSORS
+from tefusion.config import Run
+from tefusion.cost import PeakMemory, count, measure
+from tefusion.decoder import decoder_config
+from tefusion.describe import describe_run, scaled, zoo
+from tefusion.tokenizer import byte_level_tokenizer
+from tefusion.train import create_vlm
+
+TINY = Run(compressor="none", k=1, n_input=8, size="32", encoder="tiny", decoder="tiny")
+
+
+def run_of(compressor):
+    return TINY if compressor == "none" else replace(TINY, compressor=compressor, k=4)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_counted_parameters_and_tokens_are_the_real_models(compressor):
+    run = run_of(compressor)
+    cost, vlm = count(run), create_vlm(run)
+    assert cost["params"] == sum(p.numel() for p in vlm.parameters())
+    assert cost["encoder_params"] == sum(p.numel() for p in vlm.encoder.parameters())
+    assert cost["compressor_params"] == sum(p.numel() for p in vlm.encoder.compressor.parameters())
+    assert cost["l_decoder"] == vlm.encoder(torch.zeros(1, 8, 3, 32, 32)).flatten(1, 2).shape[1]
+    assert cost["flops"] == cost["encoder_flops"] + cost["compressor_flops"] + cost["prefill_flops"]
+
+
+def test_flops_follow_the_closed_form():
+    """Two operations a multiply-and-add: patch map, then for each block qkv, attention, output and MLP; `none` at
+    the tower's own sizes."""
+    from tefusion.encoders import PRESETS
+
+    c, cost = PRESETS["tiny"], count(TINY)
+    patches = (32 // c.patch_size) ** 2
+    n = patches + 1
+    block = 2 * n * c.width * 3 * c.width + 2 * 2 * n * n * c.width + 2 * n * c.width**2 + 2 * 2 * n * c.width * c.mlp
+    assert cost["encoder_flops"] == 8 * (2 * patches * c.width * 3 * c.patch_size**2 + c.depth * block)
+
+
+def test_text_alone_costs_no_encoder():
+    cost = count(replace(TINY, n_input=0))
+    assert (cost["l_decoder"], cost["encoder_flops"], cost["compressor_flops"]) == (0, 0, 0)
+    assert 0 < cost["prefill_flops"] < count(TINY)["prefill_flops"]
+
+
+@pytest.mark.parametrize(("k", "factor"), [(4, 1.040), (16, 1.201)])
+def test_te_fusions_encoder_at_glm4vs_size_costs_what_the_closed_form_says(k, factor):
+    plain = Run(compressor="none", k=1, n_input=16, size="224", encoder="glm4v-9b", decoder="tiny")
+    fused = replace(plain, compressor="te_fusion", k=k)
+    assert count(fused)["encoder_flops"] / count(plain)["encoder_flops"] == pytest.approx(factor, abs=6e-4)
+
+
+def test_a_decoder_in_a_folder_is_counted_without_its_weights(tmp_path):
+    GlmForCausalLM(decoder_config("tiny")).save_pretrained(tmp_path)
+    byte_level_tokenizer(["Which way?"]).save_pretrained(tmp_path)
+    cost = count(replace(TINY, decoder=str(tmp_path)))
+    assert cost["params"] == count(TINY)["params"]
+    assert cost["prefill_flops"] == count(TINY)["prefill_flops"]
+
+
+@pytest.mark.parametrize("compressor", ["none", "kangaroo"])
+def test_milliseconds_are_positive_and_text_alone_has_none_for_the_encoder(compressor):
+    run = run_of(compressor)
+    times = measure(create_vlm(run).eval(), run)
+    assert set(times) == {"encoder_ms", "compressor_ms", "prefill_ms"}
+    assert all(0 < ms < 10_000 for ms in times.values())
+    text = measure(create_vlm(run).eval(), replace(run, n_input=0))
+    assert (text["encoder_ms"], text["compressor_ms"]) == (0, 0)
+    assert text["prefill_ms"] > 0
+
+
+def test_peak_memory_is_of_what_came_after():
+    before = PeakMemory()
+    block = torch.ones(64 << 20)  # 256 MB
+    with_block = before.read()
+    del block
+    assert with_block - PeakMemory().read() > 200
+
+
+def test_describe_says_what_a_run_costs():
+    text = describe_run(Run(compressor="te_fusion", k=4, n_input=16, size="32", encoder="tiny", decoder="tiny"))
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith(" "))
+    assert lines["compressor"] == "te_fusion, k = 4, inside the encoder"
+    assert lines["frames"] == "16 at 32 px"
+    assert "16 (4 groups of 4), and boi and eoi of each group" in text
+    assert (
+        f"{count(Run(k=4, n_input=16, size='32', encoder='tiny', decoder='tiny'))['params']:,}" in lines["parameters"]
+    )
+    assert "of the plain encoder's" in text
+    assert "0 (0 groups" in describe_run(replace(TINY, n_input=0))
+
+
+def test_the_zoos_table_has_a_line_for_each_method():
+    rows = zoo().splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    assert [row.split("`")[1] for row in rows[2:]] == list(COMPRESSORS)
+    assert "| inside the encoder | yes | no |" in next(row for row in rows if "te_fusion" in row)
+    assert "| after the encoder | no | no |" in next(row for row in rows if "pllava" in row)
+
+
+def test_flops_are_scaled():
+    assert [scaled(f) for f in (12, 1.5e6, 2e9, 3.25e12, 7e15)] == [
+        "12 FLOP",
+        "1.5 MFLOP",
+        "2 GFLOP",
+        "3.25 TFLOP",
+        "7 PFLOP",
+    ]
