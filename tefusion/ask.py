@@ -20,7 +20,10 @@ def load_run(folder: Path) -> tuple[Run, VLM]:
     for file in (settings, weights):
         if not file.is_file():
             raise ValueError(f"{folder} holds no {file.name}: it is written by tefusion train")
-    run = Run(**json.loads(settings.read_text(encoding="utf-8")))
+    try:
+        run = Run(**json.loads(settings.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{settings} is no run of this version: {error}") from None
     vlm = create_vlm(run)
     try:
         vlm.load_state_dict(load_file(weights))
@@ -30,12 +33,14 @@ def load_run(folder: Path) -> tuple[Run, VLM]:
 
 
 @torch.no_grad()
-def ask(folder: Path, video: Path, question: str, tokens: int) -> str:
-    """The reply, and what it cost."""
+def ask(folder: Path, video: Path, question: str, length: int) -> str:
+    """The reply of at most `length` tokens, and what it cost."""
     run, vlm = load_run(folder)
-    decoded = decode(video, run.n_input, run.policy, parse_size(run.size), "auto", run.k)
+    clip = decode(video, run.n_input, run.policy, parse_size(run.size), "auto", run.k).frames if run.n_input else None
     start = time.perf_counter()
-    (reply,) = vlm.generate([torch.from_numpy(decoded.frames)], [question + "\n"], max_new_tokens=tokens)
+    (reply,) = vlm.generate(
+        [None if clip is None else torch.from_numpy(clip)], [question + "\n"], max_new_tokens=length
+    )
     milliseconds = 1e3 * (time.perf_counter() - start)
-    cost = vlm.tokens_out(*decoded.frames.shape[:3])
-    return f"{reply}\n({len(decoded.indices)} frames, {cost} video tokens, {milliseconds:.0f} ms)"
+    frames, tokens = (0, 0) if clip is None else (len(clip), vlm.tokens_out(*clip.shape[:3]))
+    return f"{reply}\n({frames} frames, {tokens} video tokens, {milliseconds:.0f} ms)"
