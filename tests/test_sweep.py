@@ -1,0 +1,221 @@
+"""A sweep from words to the report: what it trains, what it leaves alone, what it survives."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tefusion import cell, cli
+from tefusion import sweep as module
+from tefusion.cells import plan
+from tefusion.image_stage import image_run
+from tefusion.report import read_results
+from tefusion.sweep import append, jobs_at_once, sweep
+
+ROOT = Path(__file__).parents[1]
+ROW = ["compressor", "k", "n_input", "l_decoder", "seed", "status", "accuracy", "stderr", "by_category", "questions"]
+ROW += ["params", "flops", "encoder_ms", "compressor_ms", "prefill_ms", "peak_memory_mb", "seconds", "commit"]
+
+
+def words(clips, home, *more):
+    """Two cells and their controls, as small as they can be."""
+    small = [f"data={clips}", f"home={home}", "steps=2", "image_steps=2", "batch=8", "n_input=4", "k=2", "size=32"]
+    return [*small, "encoder=tiny", "decoder=tiny", *more]
+
+
+@pytest.fixture(scope="module")
+def swept(clips, home, tmp_path_factory):
+    out = tmp_path_factory.mktemp("swept")
+    mine = words(clips, home, f"out={out}", "compressor=none,te_fusion,qformer")
+    sweep([*mine, "jobs=2"])
+    return out, mine
+
+
+def untouched(*args, **kwargs):
+    raise AssertionError("a cell was trained again")
+
+
+def test_rows_carry_every_public_field(swept):
+    out, mine = swept
+    rows = read_results(out)
+    assert len(rows) == len(plan(mine)[1]) == 7
+    for row in rows:
+        assert [name for name in ROW if name not in row] == []
+        assert (row["status"], row["questions"], row["protocol"]) == ("done", 24, 1)
+        assert set(row["by_category"]) == {"MR", "LM", "CM", "MO", "AO", "RC"}
+        assert row["peak_memory_mb"] > 0
+        assert 0 < row["seconds"] < 100
+        folder = out / "cells" / row["id"]
+        assert len((folder / "answers.jsonl").read_text().splitlines()) == 24
+        assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == 2
+    length = {(row["compressor"], row["control"], row["n_input"], row["size"]): row["l_decoder"] for row in rows}
+    tokens = length["none", "one_frame", 1, "32"]
+    assert length["none", "", 4, "32"] == 4 * tokens
+    assert length["te_fusion", "", 4, "32"] == length["qformer", "", 4, "32"] == 2 * tokens
+    assert length["none", "fewer_frames", 2, "32"] == length["none", "lower_resolution", 4, "32x16"] == 2 * tokens
+    assert length["none", "text_only", 0, "32"] == 0
+
+
+def test_report_table_and_figure_lie_beside_the_rows(swept):
+    out, _ = swept
+    assert "te_fusion" in (out / "report.md").read_text()
+    assert len(list(csv.DictReader((out / "results.csv").open()))) == 7
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_sweep_trains_nothing_and_prints_the_report(swept, monkeypatch, capsys):
+    out, mine = swept
+    monkeypatch.setattr(module, "train_cells", untouched)
+    before = (out / "results.jsonl").read_bytes()
+    assert sweep(mine) == out / "report.md"
+    assert (out / "results.jsonl").read_bytes() == before
+    text = capsys.readouterr().out
+    assert "te_fusion" in text
+    assert str(out / "report.md") in text.replace("\n", "")
+
+
+def test_one_image_model_serves_all_cells(swept):
+    assert len({image_run(one.run) for one in plan(swept[1])[1]}) == 1
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells in this process, each a row of its settings; `ran` holds them, `failing` names methods that raise."""
+
+    here = SimpleNamespace(ran=[], failing=set())
+
+    def run_cell(one, name, out, home, log_with, send):
+        if one.run.compressor in here.failing:
+            raise RuntimeError("out of memory\nin detail")
+        here.ran.append(name)
+        row = cell.describe(one, name) | {"accuracy": 0.5, "stderr": 0.1, "by_category": {"MR": 0.5}, "questions": 24}
+        return row | {"l_decoder": 4, "seconds": 1.0}
+
+    monkeypatch.setattr(cell, "run_cell", run_cell)
+    monkeypatch.setattr(cell, "run_images", lambda run, home, send: "")
+    monkeypatch.setattr(module, "jobs_at_once", lambda asked: 0)
+    return here
+
+
+def test_a_failed_cell_is_recorded_the_rest_go_on_and_it_is_tried_again(clips, home, tmp_path, here):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion,pllava")
+    here.failing = {"te_fusion"}
+    sweep(mine)
+    rows = read_results(tmp_path)
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert (failed["compressor"], failed["reason"]) == ("te_fusion", "RuntimeError: out of memory")
+    assert failed["commit"]
+    assert "in detail" in (tmp_path / "cells" / failed["id"] / "error.log").read_text()
+    assert len(rows) == len(here.ran) + 1 == 7
+    assert "out of memory" in (tmp_path / "report.md").read_text()
+    here.failing, here.ran[:] = set(), []
+    sweep(mine)
+    assert here.ran == [failed["id"]]
+    assert {row["status"] for row in read_results(tmp_path)} == {"done"}
+
+
+def test_all_cells_may_fail(clips, home, tmp_path, here):
+    here.failing = {"none", "pllava"}
+    path = sweep(words(clips, home, f"out={tmp_path}", "compressor=none,pllava"))
+    assert "out of memory" in path.read_text()
+
+
+def test_a_torn_last_line_costs_its_own_cell_only(clips, home, tmp_path, here):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,pllava")
+    sweep(mine)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(lines)[: -len(lines[-1]) // 2])
+    torn = json.loads(lines[-1])["id"]
+    here.ran.clear()
+    with pytest.warns(UserWarning, match="torn line"):
+        sweep(mine)
+    assert here.ran == [torn]
+    with pytest.warns(UserWarning, match="torn line"):
+        assert {row["id"] for row in read_results(tmp_path)} == {json.loads(line)["id"] for line in lines}
+
+
+def test_append_closes_a_torn_line_first(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append(path, {"id": "a"})
+    with path.open("a") as file:
+        file.write('{"id": "to')
+    append(path, {"id": "b"})
+    assert path.read_text() == '{"id": "a"}\n{"id": "to\n{"id": "b"}\n'
+
+
+def test_new_axes_train_new_cells_only(clips, home, tmp_path, here):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,pllava")
+    sweep([*mine, "seed=0"])
+    first = list(here.ran)
+    sweep([*mine, "seed=0,1"])
+    assert len(here.ran) == len(set(here.ran)) == 2 * len(first)
+
+
+def test_shards_share_the_work_and_the_report_merges_them(clips, home, tmp_path, here, capsys):
+    mine = words(clips, home, "compressor=none,te_fusion,pllava")
+    for folder, shards in (("same", ("same", "same")), ("apart", ("left", "right"))):
+        here.ran.clear()
+        for i, name in enumerate(shards):
+            sweep([*mine, f"out={tmp_path / name}", f"shard={i}/2"])
+        assert len(here.ran) == len(set(here.ran)) == len(plan(mine)[1]), folder
+    assert {path.name for path in (tmp_path / "same").glob("*.jsonl")} == {"results-0of2.jsonl", "results-1of2.jsonl"}
+    assert len(read_results(tmp_path / "same")) == 7
+    assert cli.run("report", [f"out={tmp_path / 'left'},{tmp_path / 'right'}"]) == 0
+    assert len((tmp_path / "left" / "results.csv").read_text().splitlines()) == 8
+    assert "pllava" in capsys.readouterr().out
+
+
+def test_data_that_cannot_be_read_stops_a_sweep_at_the_door(home, tmp_path, here):
+    with pytest.raises(ValueError, match="neither a folder nor a generated set"):
+        sweep([f"home={home}", "data=nowhere", f"out={tmp_path}"])
+    assert not here.ran
+
+
+def test_jobs(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [jobs_at_once(n) for n in (0, 1, 3)] == [6, 1, 3]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [jobs_at_once(n) for n in (0, 2)] == [0, 2]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert jobs_at_once(4) == 0
+
+
+def launch(*words, timeout=400):
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words], capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.heavy
+def test_the_smoke_budget_end_to_end(tmp_path):
+    mine = [str(ROOT / "sweep.py"), "budget=smoke", f"home={tmp_path}"]
+    first = launch("--cpu", "--num_processes=1", *mine)
+    rows = read_results(tmp_path / "smoke")
+    assert {row["status"] for row in rows} == {"done"}
+    assert {row["compressor"] for row in rows} == {"none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"}
+    assert "te_fusion" in first
+    before = (tmp_path / "smoke" / "results.jsonl").read_bytes()
+    launch("--cpu", "--num_processes=1", *mine, timeout=60)
+    assert (tmp_path / "smoke" / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.heavy
+def test_two_processes_train_what_one_trains(clips, tmp_path):
+    """One global batch, whoever computes its parts; text alone leaves the encoder out of the loss."""
+    for n in (1, 2):
+        mine = words(clips, tmp_path / f"home{n}", f"out={tmp_path / str(n)}", "compressor=te_fusion", "steps=4")
+        launch("--cpu", f"--num_processes={n}", str(ROOT / "sweep.py"), *[w for w in mine if w != "steps=2"])
+    one, two = ({row["id"]: row for row in read_results(tmp_path / str(n))} for n in (1, 2))
+    assert one.keys() == two.keys()
+    assert {row["status"] for row in two.values()} == {"done"}
+    for name in one:
+        logs = [json.loads((tmp_path / n / "cells" / name / "log.jsonl").read_text()) for n in ("1", "2")]
+        assert logs[0]["step"] == logs[1]["step"] == 4
