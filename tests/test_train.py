@@ -1,11 +1,15 @@
 """The loop: it learns, adds up parts of a batch, repeats itself, and stops where the numbers do."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import tracking
+from safetensors.torch import load_file
 
 from tefusion import train
 from tefusion.cell import Log
@@ -175,3 +179,18 @@ def test_a_tracker_gets_the_settings_and_every_line(split, home, tmp_path, monke
 def test_a_tracker_that_is_not_installed_is_no_tracker(tmp_path):
     with pytest.raises(ValueError, match="log_with 'wandbb' is unknown"):
         accelerator(SMALL, "wandbb", tmp_path)
+
+
+@pytest.mark.heavy
+def test_two_processes_give_the_model_that_one_gives(clips, tmp_path):
+    """Their parts of a batch join to the same one, and rounding is all that differs."""
+    small = [f"data={clips}", f"home={tmp_path}", "n_input=4", "k=2", "size=32", "steps=3", "batch=8"]
+    small += ["encoder=tiny", "decoder=tiny", "init=scratch", "optimizer=adamw"]
+    start = dict(create_vlm(replace(SMALL, seed=0)).state_dict())
+    for n in (1, 2):
+        script = [str(Path(train.__file__).parents[1] / "train.py"), *small, f"out={tmp_path / str(n)}"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={n}", *script]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    one, two = (load_file(tmp_path / str(n) / "model.safetensors") for n in (1, 2))
+    moved, apart = (sum((one[name] - o[name]).square().sum() for name in one).sqrt() for o in (start, two))
+    assert apart < 0.05 * moved
