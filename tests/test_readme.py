@@ -86,6 +86,7 @@ def run(words):
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)  # minutes on two idle cores
 def test_every_command_runs(here):
     commands = [command for command in COMMANDS if not only_checked(command)]
     said = {command: run(small(command)) for command in commands}
