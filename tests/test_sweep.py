@@ -186,9 +186,9 @@ def test_jobs(monkeypatch):
     assert jobs_at_once(4) == 0
 
 
-def launch(*words, timeout=400):
+def launch(*words):
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *words], capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "accelerate.commands.launch", *words], capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -203,7 +203,7 @@ def test_the_smoke_budget_end_to_end(tmp_path):
     assert {row["compressor"] for row in rows} == {"none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"}
     assert "te_fusion" in first
     before = (tmp_path / "smoke" / "results.jsonl").read_bytes()
-    launch("--cpu", "--num_processes=1", *mine, timeout=60)
+    launch("--cpu", "--num_processes=1", *mine)
     assert (tmp_path / "smoke" / "results.jsonl").read_bytes() == before
 
 
