@@ -42,6 +42,7 @@ class Run:
     final_lr: float = 0.05  # share of the learning rate that is left at the last step
     warmup: int = 50
     weight_decay: float = 0.0
+    muon_decay: float = 1.0  # without it Muon's matrices grow for ever, and learn ever less from a step
     clip: float = 1.0
     auxiliary: float = 1.0  # weight of the loss on known trajectories; 0 where data has none
     precision: str = "no"

@@ -34,7 +34,7 @@ from tefusion.vlm import VLM
 DRAWS = 3  # questions asked of every clip, each of another frame
 CLASSES = 8  # background, six colours, the white of a flash
 SHARED = ["seed", "encoder", "decoder", "data", "batch", "optimizer", "muon_lr", "lr", "final_lr", "warmup"]
-SHARED += ["weight_decay", "clip", "auxiliary", "precision"]
+SHARED += ["weight_decay", "muon_decay", "clip", "auxiliary", "precision"]
 
 
 def image_run(run: Run) -> Run:
@@ -115,13 +115,15 @@ class StillExamples(Dataset):
         question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
         frame = torch.from_numpy(turn_frames(self.read(still)[None], symmetry))
         at = slice(place, place + 1)
-        patches = PatchTargets(p.classes[at], p.offsets[at], p.near[at])
+        patches = PatchTargets(*(getattr(p, field.name)[at] for field in fields(p)))
         return frame, prompt(question), str(question.answer), turn_patches(patches, symmetry)
 
 
 def collate(examples: Sequence[tuple[Tensor, str, str, PatchTargets]]) -> StillBatch:
     frames, prompts, answers, patches = map(list, zip(*examples, strict=True))
-    parts = (torch.cat([getattr(p, name) for p in patches]).squeeze(1) for name in ("classes", "offsets", "near"))
+    parts = (
+        torch.cat([getattr(p, name) for p in patches]).squeeze(1) for name in ("classes", "offsets", "headings", "near")
+    )
     return StillBatch(Batch(frames, prompts, answers, [None] * len(frames)), *parts)
 
 

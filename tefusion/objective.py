@@ -55,7 +55,7 @@ class VideoObjective(nn.Module):
         embeds = torch.cat([reduce(e, "g m e -> g e", "mean") for e, _ in pairs])
         k = self.vlm.encoder.compressor.k
         truth = torch.cat([reduce(t, "(g k) c -> g c", "mean", k=k) for _, t in pairs])
-        return F.mse_loss(self.head(embeds).float(), truth.to(embeds.device))
+        return (self.head(embeds).float() - truth.to(embeds.device)).square().sum(-1).mean()
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,34 @@ class StillBatch:
     batch: Batch
     classes: Int[Tensor, "b h w"]
     offsets: Float[Tensor, "b h w 2"]
+    headings: Float[Tensor, "b h w 2"]
     near: Bool[Tensor, "b h w"]
 
 
 class StillObjective(nn.Module):
-    """Single frames: a question, and for each patch which colour is here and where its object's centre is."""
+    """Single frames: a question, and of each patch the colour that is here, where its object's centre lies and where
+    it points, and how bright its sixteenths are."""
 
     def __init__(self, vlm: VLM, classes: int, weight: float):
         super().__init__()
-        self.vlm, self.weight = vlm, weight
-        self.colour = nn.Linear(vlm.encoder.tower.width, classes)
-        self.place = nn.Linear(vlm.encoder.tower.width, 2)
+        self.vlm, self.weight, self.classes = vlm, weight, classes
+        self.head = nn.Linear(vlm.encoder.tower.width, classes + 2 + 2 + 16)
 
     def forward(self, still: StillBatch) -> Loss:
-        video = pixels(torch.stack([frame for frame in still.batch.videos if frame is not None])).to(self.vlm.boi)
-        features = self.vlm.encoder.encode(video)
+        video = pixels(torch.stack([frame for frame in still.batch.videos if frame is not None]))
+        features = self.vlm.encoder.encode(video.to(self.vlm.boi))
         reply = self.vlm.reply(list(self.vlm.encoder.project(features)), still.batch.prompts, still.batch.answers)
-        auxiliary = self.patches(rearrange(features, "b 1 1 h w d -> b h w d").float(), still)
+        auxiliary = self.patches(rearrange(features, "b 1 1 h w d -> b h w d").float(), video, still)
         return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
 
-    def patches(self, features: Float[Tensor, "b h w d"], still: StillBatch) -> Float[Tensor, ""]:
-        colour = F.cross_entropy(self.colour(features).flatten(0, 2), still.classes.to(features.device).flatten())
-        wrong = (self.place(features) - still.offsets.to(features.device)).square().mean(-1)
+    def patches(
+        self, features: Float[Tensor, "b h w d"], video: Float[Tensor, "b 1 3 y x"], still: StillBatch
+    ) -> Float[Tensor, ""]:
+        h, w = features.shape[1:3]
+        classes, offset, heading, light = self.head(features).split([self.classes, 2, 2, 16], dim=-1)
+        colour = F.cross_entropy(classes.flatten(0, 2), still.classes.to(features.device).flatten())
+        truth = torch.cat([still.offsets, still.headings], dim=-1).to(features.device)
+        wrong = (torch.cat([offset, heading], dim=-1) - truth).square().mean(-1)
         near = still.near.to(wrong)
-        return colour + (wrong * near).sum() / near.sum().clamp(min=1)
+        bright = reduce(video, "b 1 c (h p y) (w q x) -> b h w (p q)", "mean", h=h, w=w, p=4, q=4)
+        return colour + (wrong * near).sum() / near.sum().clamp(min=1) + F.mse_loss(light, bright)

@@ -33,16 +33,13 @@ def optimizers(model: nn.Module, vlm: VLM, run: Run) -> list[torch.optim.Optimiz
         torch.optim.AdamW(rest, lr=run.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=run.weight_decay)
     ]
     if matrices:
-        made.append(torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=run.weight_decay))
+        made.append(torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=run.muon_decay))
     return made
 
 
 def muon_matrices(vlm: VLM) -> list[torch.Tensor]:
-    import os
 
-    parts = [vlm.encoder.tower.blocks, vlm.encoder.projector, vlm.encoder.compressor, vlm.decoder][
-        : int(os.environ.get("PARTS", "4"))
-    ]
+    parts = [vlm.encoder.tower.blocks, vlm.encoder.projector, vlm.encoder.compressor, vlm.decoder]
     heads = {id(vlm.decoder.get_output_embeddings()), id(vlm.decoder.get_input_embeddings())}
     linears = [m for part in parts for m in part.modules() if isinstance(m, nn.Linear) and id(m) not in heads]
     return [m.weight for m in linears if m.weight.requires_grad]

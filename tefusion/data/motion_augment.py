@@ -113,8 +113,9 @@ def turn_grid(values: Tensor, symmetry: Symmetry, rows: int) -> Tensor:
 
 def turn_patches(patches: PatchTargets, symmetry: Symmetry) -> PatchTargets:
     """`patch_targets` of the turned frames."""
-    offsets = turn_grid(patches.offsets, symmetry, -3) @ symmetry.matrix().T
-    return PatchTargets(turn_grid(patches.classes, symmetry, -2), offsets, turn_grid(patches.near, symmetry, -2))
+    vectors = (turn_grid(x, symmetry, -3) @ symmetry.matrix().T for x in (patches.offsets, patches.headings))
+    classes, near = (turn_grid(x, symmetry, -2) for x in (patches.classes, patches.near))
+    return PatchTargets(classes, *vectors, near)
 
 
 def turn_truth(truth: Truth, symmetry: Symmetry) -> Truth:

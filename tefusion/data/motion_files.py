@@ -35,9 +35,9 @@ class MotionSettings:
     test: int = 1200
     seed: int = 0
     pan: float = 0.25
-    sprite: float = 0.25
-    contrast: float = 30.0
-    detail: float = 4.0
+    sprite: float = 0.3
+    contrast: float = 40.0
+    detail: float = 2.0
     noise: float = 0.0
     fps: int = 8
     shuffled: bool = False

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_render import FLASH
-from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SPINS, object_name
+from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, SPINS, object_name
 
 CHANNELS = {"velocity": 2, "spin": 1, "pan": 2, "flash": 1, "sine": 2, "cosine": 2, "hopper": len(COLOURS)}
 LIMIT = 2.0  # targets are clipped to it: the fastest clips move four units a frame
@@ -104,10 +104,12 @@ def motion_targets(truth: Truth) -> Float[Tensor, "clips t channels"]:
 @dataclass(frozen=True)
 class PatchTargets:
     """What each patch of each frame shows: `classes` 0 background, 1..6 colour, 7 flash; `offsets` (x, y) from the
-    patch's centre to the nearest object's centre in patches; `near` where that is at most one patch on both axes."""
+    patch's centre to the nearest object's centre in patches; `headings` (x, y) where that object points, zero for one
+    that points nowhere; `near` where the centre is at most one patch away on both axes."""
 
     classes: Int[Tensor, "clips t rows columns"]
     offsets: Float[Tensor, "clips t rows columns 2"]
+    headings: Float[Tensor, "clips t rows columns 2"]
     near: Bool[Tensor, "clips t rows columns"]
 
 
@@ -130,7 +132,16 @@ def patch_targets(truth: Truth, patch: int) -> PatchTargets:
     nearest, place = reach.min(dim=-1)
     index = place[..., None, None].expand(*place.shape, 1, 2)
     near = nearest <= 1
-    return PatchTargets(classes, torch.gather(offsets, -2, index)[..., 0, :] * near[..., None], near)
+    offsets = torch.gather(offsets, -2, index)[..., 0, :] * near[..., None]
+    headings = rearrange(pointing(truth), "clips t n xy -> clips t 1 1 n xy").expand(*reach.shape, 2)
+    return PatchTargets(classes, offsets, torch.gather(headings, -2, index)[..., 0, :] * near[..., None], near)
+
+
+def pointing(truth: Truth) -> Float[Tensor, "clips t 4 2"]:
+    """Where each arrow and triangle points, as a unit vector (x, y); zero for shapes that point nowhere."""
+    radians = truth.angles * (math.pi / 180)
+    points = torch.isin(truth.shapes, torch.tensor([SHAPES.index("triangle") + 1, SHAPES.index("arrow") + 1]))
+    return torch.stack([radians.cos(), -radians.sin()], dim=-1) * rearrange(points, "clips n -> clips 1 n 1")
 
 
 def heading(step: Tensor) -> str:
