@@ -4,13 +4,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tefusion.choices import nearest
 from tefusion.data.motion import write_motion
 from tefusion.data.motion_files import MotionSettings
-from tefusion.data.motion_truth import Truth, load_truth, motion_targets
+from tefusion.data.motion_truth import CHANNELS, Truth, load_truth, motion_targets
 from tefusion.data.motionbench import read_motionbench
 from tefusion.data.question import Question
 
@@ -49,4 +50,13 @@ def load_split(folder: Path, split: str) -> Split:
         return Split(questions)
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     truth = load_truth(folder / split)
-    return Split(questions, settings["shuffled"], truth, motion_targets(truth))
+    return Split(questions, settings["shuffled"], truth, standardised(motion_targets(truth)))
+
+
+def standardised(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
+    """Each kind of target at mean square 1: a flash of one frame weighs as much as the place of an object.
+
+    The components of a vector share their scale, so that a turned clip has turned targets.
+    """
+    kinds = targets.split(list(CHANNELS.values()), dim=-1)
+    return torch.cat([kind / kind.square().mean().sqrt().clamp(min=1e-6) for kind in kinds], dim=-1)
