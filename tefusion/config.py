@@ -22,10 +22,10 @@ class Run:
     policy: str = "centres"
     seed: int = 0
     # the model
-    encoder: str = "tiny"
+    encoder: str = "micro"
     decoder: str = "tiny"
     init: str = "image"  # image: start from the image stage; scratch: from random weights
-    position_std: float = 0.0  # spread of learned temporal positions at the start
+    position_std: float = 0.5  # spread of learned temporal positions at the start
     freeze: str = "none"
     # the data
     data: str = "motion"

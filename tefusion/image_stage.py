@@ -7,6 +7,7 @@ import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from tefusion.cells import PROTOCOL, content
 from tefusion.checkpoint import save_whole
 from tefusion.config import Run, digest
-from tefusion.data.examples import Batch
-from tefusion.data.motion_augment import SYMMETRIES, arrange_options, turn_frames, turn_patches, turn_question
+from tefusion.data.motion_augment import SYMMETRIES, Symmetry, arrange_options, turn_frames, turn_patches, turn_question
 from tefusion.data.motion_still import Still, still_questions
 from tefusion.data.motion_truth import PatchTargets, Truth, patch_targets
 from tefusion.data.order import Order
 from tefusion.data.prompt import prompt
+from tefusion.data.question import Question
 from tefusion.data.source import Split, data_folder, load_split
 from tefusion.objective import StillBatch, StillObjective
 from tefusion.train import Seen, accelerator, create_vlm, fit, frame_cache, unseen
@@ -73,58 +74,64 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
         raise ValueError(f"data {run.data!r} has no truth.safetensors to train an image model on; use init=scratch")
     vlm = create_vlm(run)
     stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, draw, split.shuffled)]
-    shown = shots(split.truth, stills)
     cache, length = frame_cache(home), split.truth.angles.shape[1]
 
-    def read(still: Still) -> UInt8[np.ndarray, "h w 3"]:
-        return cache.decode(still.question.video, length, "centres", None, "auto").frames[still.frame]
+    def read(still: Still) -> UInt8[np.ndarray, "t h w 3"]:
+        return cache.decode(still.question.video, length, "centres", None, "auto").frames
 
-    examples = StillExamples(stills, read, patch_targets(shown, vlm.encoder.tower.patch_size), run.seed, split.shuffled)
-    order = Order(
-        len(examples), run.batch, run.steps, run.seed, 1, accelerator.process_index, accelerator.num_processes
-    )
-    batches = DataLoader(examples, batch_sampler=order, collate_fn=collate)
+    examples = StillExamples(stills, read, run.seed, split.shuffled)
+    ranks = accelerator.process_index, accelerator.num_processes
+    order = Order(len(examples), run.batch, run.steps, run.seed, 1, *ranks)
+    joined = partial(collate, split.truth, vlm.encoder.tower.patch_size)
+    batches = DataLoader(examples, batch_sampler=order, collate_fn=joined)
     fit(StillObjective(vlm, CLASSES, run.auxiliary), vlm, batches, run, accelerator, seen)
     return vlm
 
 
-def shots(truth: Truth, stills: list[Still]) -> Truth:
-    """The truth of each still's frame, as clips of one frame."""
-    clips, frames = (torch.tensor([getattr(s, name) for s in stills]) for name in ("clip", "frame"))
-    over_time = {f.name for f in fields(Truth)} - {"colours", "shapes", "category", "answer", "stride"}
-    parts = {f.name: getattr(truth, f.name) for f in fields(Truth)}
-    return Truth(**{n: p[clips, frames][:, None] if n in over_time else p[clips] for n, p in parts.items()})
+@dataclass(frozen=True)
+class StillExample:
+    """A question about one of a clip's frames; the others show their patches only."""
+
+    still: Still
+    frames: UInt8[Tensor, "t h w 3"]
+    question: Question
+    symmetry: Symmetry
 
 
 @dataclass
 class StillExamples(Dataset):
     stills: list[Still]
-    read: Callable[[Still], UInt8[np.ndarray, "h w 3"]]
-    patches: PatchTargets
+    read: Callable[[Still], UInt8[np.ndarray, "t h w 3"]]
     seed: int
     shuffled: bool
 
     def __len__(self) -> int:
         return len(self.stills)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, str, str, PatchTargets]:
+    def __getitem__(self, key: tuple[int, int]) -> StillExample:
         epoch, place = key
-        still, p = self.stills[place], self.patches
+        still = self.stills[place]
         rng = np.random.default_rng([self.seed, epoch, place])
         symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
         question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
-        frame = torch.from_numpy(turn_frames(self.read(still)[None], symmetry))
-        at = slice(place, place + 1)
-        patches = PatchTargets(*(getattr(p, field.name)[at] for field in fields(p)))
-        return frame, prompt(question), str(question.answer), turn_patches(patches, symmetry)
+        return StillExample(still, torch.from_numpy(turn_frames(self.read(still), symmetry)), question, symmetry)
 
 
-def collate(examples: Sequence[tuple[Tensor, str, str, PatchTargets]]) -> StillBatch:
-    frames, prompts, answers, patches = map(list, zip(*examples, strict=True))
-    parts = (
-        torch.cat([getattr(p, name) for p in patches]).squeeze(1) for name in ("classes", "offsets", "headings", "near")
+def collate(truth: Truth, patch: int, examples: Sequence[StillExample]) -> StillBatch:
+    """The patches' targets are made for all clips of a batch at once."""
+    clips = patch_targets(truth[[e.still.clip for e in examples]], patch)
+    names = [field.name for field in fields(PatchTargets)]
+    patches = [
+        turn_patches(PatchTargets(*(getattr(clips, name)[i : i + 1] for name in names)), e.symmetry)
+        for i, e in enumerate(examples)
+    ]
+    return StillBatch(
+        torch.stack([e.frames for e in examples]),
+        torch.tensor([e.still.frame for e in examples]),
+        [prompt(e.question) for e in examples],
+        [str(e.question.answer) for e in examples],
+        PatchTargets(*(torch.cat([getattr(p, name) for p in patches]) for name in names)),
     )
-    return StillBatch(Batch(frames, prompts, answers, [None] * len(frames)), *parts)
 
 
 @contextmanager

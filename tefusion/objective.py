@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from tefusion.data.examples import Batch
+from tefusion.data.motion_truth import PatchTargets
 from tefusion.vision import pixels
 from tefusion.vlm import VLM, Reply
+
+LIGHT = 8.0
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,13 @@ class VideoObjective(nn.Module):
 
 @dataclass(frozen=True)
 class StillBatch:
-    batch: Batch
-    classes: Int[Tensor, "b h w"]
-    offsets: Float[Tensor, "b h w 2"]
-    headings: Float[Tensor, "b h w 2"]
-    near: Bool[Tensor, "b h w"]
+    """Clips of t frames of which one, `asked`, carries a question; all of them show their patches."""
+
+    frames: UInt8[Tensor, "b t y x 3"]
+    asked: Int[Tensor, " b"]
+    prompts: list[str]
+    answers: list[str]
+    patches: PatchTargets
 
 
 class StillObjective(nn.Module):
@@ -77,20 +82,22 @@ class StillObjective(nn.Module):
         self.head = nn.Linear(vlm.encoder.tower.width, classes + 2 + 2 + 16)
 
     def forward(self, still: StillBatch) -> Loss:
-        video = pixels(torch.stack([frame for frame in still.batch.videos if frame is not None]))
+        video = pixels(still.frames.to(self.vlm.boi.device))
         features = self.vlm.encoder.encode(video.to(self.vlm.boi))
-        reply = self.vlm.reply(list(self.vlm.encoder.project(features)), still.batch.prompts, still.batch.answers)
-        auxiliary = self.patches(rearrange(features, "b 1 1 h w d -> b h w d").float(), video, still)
+        shown = features[torch.arange(len(features)), still.asked][:, None]
+        reply = self.vlm.reply(list(self.vlm.encoder.project(shown)), still.prompts, still.answers)
+        auxiliary = self.seen(rearrange(features, "b t 1 h w d -> b t h w d").float(), video, still.patches)
         return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
 
-    def patches(
-        self, features: Float[Tensor, "b h w d"], video: Float[Tensor, "b 1 3 y x"], still: StillBatch
+    def seen(
+        self, features: Float[Tensor, "b t h w d"], video: Float[Tensor, "b t 3 y x"], patches: PatchTargets
     ) -> Float[Tensor, ""]:
-        h, w = features.shape[1:3]
-        classes, offset, heading, light = self.head(features).split([self.classes, 2, 2, 16], dim=-1)
-        colour = F.cross_entropy(classes.flatten(0, 2), still.classes.to(features.device).flatten())
-        truth = torch.cat([still.offsets, still.headings], dim=-1).to(features.device)
-        wrong = (torch.cat([offset, heading], dim=-1) - truth).square().mean(-1)
-        near = still.near.to(wrong)
-        bright = reduce(video, "b 1 c (h p y) (w q x) -> b h w (p q)", "mean", h=h, w=w, p=4, q=4)
-        return colour + (wrong * near).sum() / near.sum().clamp(min=1) + F.mse_loss(light, bright)
+        h, w = features.shape[2:4]
+        classes, vectors, light = self.head(features).split([self.classes, 4, 16], dim=-1)
+        colour = F.cross_entropy(classes.flatten(0, 3), patches.classes.to(features.device).flatten())
+        truth = torch.cat([patches.offsets, patches.headings], dim=-1).to(features.device)
+        near = patches.near.to(features)
+        wrong = (vectors - truth).square().mean(-1) * near
+        bright = reduce(video, "b t c (h p y) (w q x) -> b t h w (p q)", "mean", h=h, w=w, p=4, q=4)
+        # Motion of the background can only be read off what is kept of its light: it weighs most.
+        return colour + wrong.sum() / near.sum().clamp(min=1) + LIGHT * F.mse_loss(light, bright)

@@ -158,7 +158,7 @@ def hopping(shot: Shot) -> Scene:
     shapes = shot.rng.integers(len(SHAPES), size=OBJECTS) + 1
     names = [f"the {object_name(colour, shape)}" for colour, shape in zip(colours, shapes, strict=True)]
     return Scene(
-        positions=lattice + offsets * shot.size / 16,
+        positions=lattice + offsets * shot.size * 3 / 32,
         angles=np.repeat(90.0 * shot.rng.integers(4, size=(1, OBJECTS)), shot.frames, axis=0),
         colours=colours,
         shapes=shapes,
