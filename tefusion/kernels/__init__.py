@@ -5,11 +5,12 @@ import os
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from tefusion.kernels import reference
+from tefusion.kernels import cpu_linear, reference
 
 ATTENTION_BACKENDS = ("auto", "sdpa", "xformers", "reference")
+LINEAR_BACKENDS = ("auto", "torch", "onednn")
 
 
 def group_attention(
@@ -37,3 +38,32 @@ def _xformers(qkv: Tensor, scale: float | None) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
     return memory_efficient_attention(*qkv.unbind(2), scale=scale)
+
+
+def linear(
+    x: Float[Tensor, "*lead inputs"], weight: Float[Tensor, "out inputs"], bias: Float[Tensor, " out"] | None = None
+) -> Float[Tensor, "*lead out"]:
+    """torch.nn.functional.linear: the same numbers up to rounding, on a CPU in fp32 up to twice as fast.
+
+    `TEFUSION_LINEAR` overrides the choice. "onednn" raises ValueError where it cannot serve the call; its gradients are
+    still computed by whichever is faster.
+    """
+    backend = os.environ.get("TEFUSION_LINEAR", "auto")
+    if backend not in LINEAR_BACKENDS:
+        raise ValueError(f"linear backend {backend!r} is unknown; known: {', '.join(LINEAR_BACKENDS)}")
+    if backend == "torch":
+        return F.linear(x, weight, bias)
+    return (_onednn if backend == "onednn" else cpu_linear.fastest)(x, weight, bias)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if reason := cpu_linear.refusal(x, weight, bias):
+        raise ValueError(f"linear backend 'onednn' cannot serve this call: {reason}")
+    return cpu_linear.onednn(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """nn.Linear, computed by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
