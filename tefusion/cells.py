@@ -36,7 +36,7 @@ class Sweep:
 BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
-    "full": {"seed": [0, 1, 2], "steps": [800]},
+    "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
 }
 
 

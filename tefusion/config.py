@@ -33,7 +33,7 @@ class Run:
     augment: bool = True
     # the training
     steps: int = 400
-    image_steps: int = 800
+    image_steps: int = 400
     batch: int = 64
     accumulate: int = 1
     optimizer: str = "muon"

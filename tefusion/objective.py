@@ -16,7 +16,7 @@ from tefusion.data.motion_truth import PatchTargets
 from tefusion.vision import pixels
 from tefusion.vlm import VLM, Reply
 
-LIGHT = 8.0
+LIGHT = 8.0  # its weight among the auxiliary losses; at 1 the motion of backgrounds is hardly ever learned
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,49 @@ def first_tokens_right(reply: Reply) -> Float[Tensor, ""]:
     return (guess == reply.labels.gather(1, first)).float().mean()
 
 
+def brightness(video: Float[Tensor, "b t c y x"], h: int, w: int) -> Float[Tensor, "b t h w 16"]:
+    """How bright the sixteenths of each patch are."""
+    return reduce(video, "b t c (h p y) (w q x) -> b t h w (p q)", "mean", h=h, w=w, p=4, q=4)
+
+
 class VideoObjective(nn.Module):
-    """A head reads each group's mean embed and regresses the group's mean trajectory; it is thrown away later."""
+    """Two heads that are thrown away later: one reads each group's mean embed and regresses the group's mean
+    trajectory, one keeps the light of the patches in the encoder's features (of k frames that were merged, their
+    mean), since the motion of a background can be read off nothing else.
+
+    Both need the generator's truth; other data is trained on its answers alone.
+    """
 
     def __init__(self, vlm: VLM, channels: int, weight: float):
         super().__init__()
         self.vlm, self.weight = vlm, weight
         self.head = nn.Sequential(nn.LayerNorm(vlm.boi.shape[-1]), nn.Linear(vlm.boi.shape[-1], channels))
+        self.light = nn.Linear(vlm.encoder.tower.width, 16)
 
     def forward(self, batch: Batch) -> Loss:
         if not batch.prompts:  # no example could be read: the gradient is zero, and other processes need not wait
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
             return Loss(nothing, nothing, nothing, nothing)
-        reply = self.vlm(batch.videos, batch.prompts, batch.answers)
-        auxiliary = self.trajectories(reply, batch) if self.weight else reply.loss.new_zeros(())
+        targets = [target for target in batch.targets if target is not None]
+        if not self.weight or len(targets) < len(batch.targets):
+            reply = self.vlm(batch.videos, batch.prompts, batch.answers)
+            return Loss(reply.loss, reply.loss, reply.loss.new_zeros(()), first_tokens_right(reply))
+        video = pixels(torch.stack([v for v in batch.videos if v is not None]).to(self.vlm.boi.device))
+        features = self.vlm.encoder.encode(video.to(self.vlm.boi))
+        embeds = self.vlm.encoder.project(features)
+        reply = self.vlm.reply(list(embeds), batch.prompts, batch.answers)
+        auxiliary = self.trajectories(embeds, torch.stack(targets)) + LIGHT * self.kept(features.float(), video)
         return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
 
-    def trajectories(self, reply: Reply, batch: Batch) -> Float[Tensor, ""]:
-        pairs = [(e, t) for e, t in zip(reply.embeds, batch.targets, strict=True) if e is not None and t is not None]
-        if not pairs:
-            return reply.loss.new_zeros(())
-        embeds = torch.cat([reduce(e, "g m e -> g e", "mean") for e, _ in pairs])
-        k = self.vlm.encoder.compressor.k
-        truth = torch.cat([reduce(t, "(g k) c -> g c", "mean", k=k) for _, t in pairs])
-        return (self.head(embeds).float() - truth.to(embeds.device)).square().sum(-1).mean()
+    def trajectories(self, embeds: Float[Tensor, "b g m e"], targets: Float[Tensor, "b t c"]) -> Float[Tensor, ""]:
+        guess = self.head(reduce(embeds, "b g m e -> b g e", "mean")).float()
+        truth = reduce(targets.to(guess), "b (g k) c -> b g c", "mean", g=guess.shape[1])
+        return (guess - truth).square().sum(-1).mean()
+
+    def kept(self, features: Float[Tensor, "b g j h w d"], video: Float[Tensor, "b t c y x"]) -> Float[Tensor, ""]:
+        guess = rearrange(self.light(features), "b g j h w n -> b (g j) h w n")
+        bright = brightness(video, *features.shape[3:5])
+        return F.mse_loss(guess, reduce(bright, "b (s k) h w n -> b s h w n", "mean", s=guess.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,4 @@ class StillObjective(nn.Module):
         truth = torch.cat([patches.offsets, patches.headings], dim=-1).to(features.device)
         near = patches.near.to(features)
         wrong = (vectors - truth).square().mean(-1) * near
-        bright = reduce(video, "b t c (h p y) (w q x) -> b t h w (p q)", "mean", h=h, w=w, p=4, q=4)
-        # Motion of the background can only be read off what is kept of its light: it weighs most.
-        return colour + wrong.sum() / near.sum().clamp(min=1) + LIGHT * F.mse_loss(light, bright)
+        return colour + wrong.sum() / near.sum().clamp(min=1) + LIGHT * F.mse_loss(light, brightness(video, h, w))

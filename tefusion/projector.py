@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.encoders.inflate import inflated_linear
+from tefusion.kernels import Linear
 
 
 class Merge(nn.Module):
@@ -26,11 +27,11 @@ class Merge(nn.Module):
 class GLU(nn.Module):
     def __init__(self, embed_dim: int, hidden: int):
         super().__init__()
-        self.proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.proj = Linear(embed_dim, embed_dim, bias=False)
         self.norm = nn.LayerNorm(embed_dim)
-        self.gate = nn.Linear(embed_dim, hidden, bias=False)
-        self.up = nn.Linear(embed_dim, hidden, bias=False)
-        self.down = nn.Linear(hidden, embed_dim, bias=False)
+        self.gate = Linear(embed_dim, hidden, bias=False)
+        self.up = Linear(embed_dim, hidden, bias=False)
+        self.down = Linear(hidden, embed_dim, bias=False)
 
     def forward(self, x: Float[Tensor, "*lead e"]) -> Float[Tensor, "*lead e"]:
         x = F.gelu(self.norm(self.proj(x)))

@@ -55,7 +55,7 @@ def test_the_auxiliary_loss_is_learnt_too_and_can_be_left_out(split, home):
 @pytest.mark.parametrize("clip", [1e9, 0.1])
 def test_parts_of_a_batch_add_up_to_the_same_update(split, home, monkeypatch, clip):
     """Plain gradient steps: Adam would blow up the rounding of gradients near zero."""
-    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.1)])
+    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
     run = replace(SMALL, clip=clip)
     whole, parts = (learn(replace(run, accumulate=n), split, home)[0] for n in (1, 4))
     start = dict(create_vlm(run).named_parameters())
@@ -105,7 +105,7 @@ def test_text_alone_can_be_trained(split, home):
 
 
 def test_a_batch_without_a_readable_video_changes_nothing_and_training_goes_on(split, home, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.1)])
+    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
     monkeypatch.setattr("tefusion.data.examples.BAD_VIDEOS", 0.5)
     questions = [replace(split.questions[0], video=tmp_path / "missing.mp4"), *split.questions[1:]]
     run = replace(SMALL, batch=1, steps=8)

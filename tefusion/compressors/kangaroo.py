@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tefusion.compressors.base import Compressor
 from tefusion.encoders.inflate import inflate
+from tefusion.kernels import Linear
 
 
 class Kangaroo(Compressor):
@@ -21,7 +22,7 @@ class Kangaroo(Compressor):
 
     def __init__(self, k: int, width: int, init: str = "image"):
         super().__init__(k)
-        first, second = nn.Linear(k * width, 2 * width), nn.Linear(2 * width, width)
+        first, second = Linear(k * width, 2 * width), Linear(2 * width, width)
         self.mlp = nn.Sequential(first, nn.GELU(), second)
         if init not in ("image", "scratch"):
             raise ValueError(f"kangaroo: init must be image or scratch, got {init!r}")

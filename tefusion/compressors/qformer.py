@@ -12,16 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.compressors.base import Compressor
+from tefusion.kernels import Linear
 
 
 class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)  # the softmax would cancel it
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width, bias=False)  # the softmax would cancel it
+        self.value = Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "r m e"], keys: Float[Tensor, "r l e"]) -> Float[Tensor, "r m e"]:
         projected = self.query(x), self.key(keys), self.value(keys)
@@ -34,7 +35,7 @@ class QFormerLayer(nn.Module):
         super().__init__()
         self.attention = CrossAttention(width, heads)
         self.cross = CrossAttention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width, eps=1e-12) for _ in range(3))
 
     def forward(self, x: Float[Tensor, "r m e"], keys: Float[Tensor, "r l e"]) -> Float[Tensor, "r m e"]:

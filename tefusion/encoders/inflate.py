@@ -5,15 +5,17 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tefusion.kernels import Linear
+
 
 def inflate(weight: Float[Tensor, "out inputs *kernel"], k: int) -> Float[Tensor, "out {k}*inputs *kernel"]:
     """The weight repeated for each of k frames (frame-major input) and divided by k: the mean of the frames."""
     return repeat(weight / k, "out inputs ... -> out (k inputs) ...", k=k)
 
 
-def inflated_linear(inputs: int, k: int, out: int) -> nn.Linear:
+def inflated_linear(inputs: int, k: int, out: int) -> Linear:
     """A linear map over k concatenated frames that starts as the map of one frame: still videos are images."""
-    linear = nn.Linear(inputs, out)
+    linear = Linear(inputs, out)
     if k > 1:
         linear.weight = nn.Parameter(inflate(linear.weight.detach(), k))
         linear.in_features = k * inputs

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.patchify import Patchify
-from tefusion.kernels import group_attention
+from tefusion.kernels import Linear, group_attention
 
 
 class Block(nn.Module):
@@ -29,8 +29,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "rows length width"]) -> Float[Tensor, "rows length width"]:
         qkv = rearrange(self.qkv(x), "r l (three h d) -> r l three h d", three=3, h=self.heads)
@@ -42,7 +42,7 @@ class ViTBlock(Block):
         super().__init__()
         self.attention = Attention(width, heads)
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Linear(mlp, width))
+        self.mlp = nn.Sequential(Linear(width, mlp), nn.GELU(), Linear(mlp, width))
         self.norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
