@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "encoders": {"encoders", "kernels", "choices"},
     "compressors": {"compressors", "encoders.inflate", "kernels", "choices"},
-    "projector.py": {"encoders.inflate"},
+    "projector.py": {"encoders.inflate", "kernels"},
     "vision.py": {"compressors", "encoders", "projector", "choices"},
     "vlm.py": {"vision"},
 }

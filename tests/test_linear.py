@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -155,6 +156,11 @@ def test_a_row_is_alone():
     assert torch.equal(linear(x, weight, bias)[7], before)
 
 
+def along(f, x, *rest):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, x), *rest)).tangent
+
+
 def without_onednn(f, *operands_):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "enabled", False)
@@ -168,6 +174,8 @@ OTHERS = {  # calls that are PyTorch's own, to the bit, and what the refusal of 
     "vmap": (lambda f, o: vmap(lambda row: f(row, *o[1:]))(o[0]), "transforms"),
     "grad": (lambda f, o: grad(lambda x: f(x, *o[1:]).sum())(o[0]), "transforms"),
     "jvp": (lambda f, o: torch.func.jvp(lambda x: f(x, *o[1:]), (o[0],), (o[0],))[1], "transforms"),
+    "forward mode": (lambda f, o: along(f, *o), "transforms"),
+    "trace": (lambda f, o: torch.jit.trace(lambda x: f(x, *o[1:]), o[0], check_trace=False)(o[0]), "transforms"),
     "subclass": (lambda f, o: f(*o[:2], o[2].as_subclass(nn.Buffer)), "Buffer"),
     "broadcast bias": (lambda f, o: f(*o[:2], o[2][:1]), "do not fit"),
     "switched off": (lambda f, o: without_onednn(f, *o), "no oneDNN"),
@@ -203,12 +211,17 @@ def test_flops_are_counted(counted):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_it_compiles_in_one_piece(served):
+def test_it_compiles_in_one_piece_for_any_number_of_rows(served, monkeypatch):
     layer = Linear(INPUTS, OUT)
-    x = drawn(ROWS, INPUTS)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), F.linear(x, layer.weight, layer.bias))
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (ROWS, 3):
+            x = drawn(rows, INPUTS)
+            assert torch.equal(compiled(x), F.linear(x, layer.weight, layer.bias))
     assert served == []
+    monkeypatch.setenv("TEFUSION_LINEAR", "onednn")
+    with pytest.raises((ValueError, torch._dynamo.exc.TorchDynamoException), match="cannot serve this call"):
+        torch.compile(Linear(INPUTS, OUT), fullgraph=True, backend="eager")(x)
 
 
 def test_small_calls_stay_with_pytorch(served, monkeypatch):
