@@ -113,9 +113,9 @@ def turn_grid(values: Tensor, symmetry: Symmetry, rows: int) -> Tensor:
 
 def turn_patches(patches: PatchTargets, symmetry: Symmetry) -> PatchTargets:
     """`patch_targets` of the turned frames."""
-    vectors = (turn_grid(x, symmetry, -3) @ symmetry.matrix().T for x in (patches.offsets, patches.headings))
+    offsets, headings = (turn_grid(x, symmetry, -3) @ symmetry.matrix().T for x in (patches.offsets, patches.headings))
     classes, near = (turn_grid(x, symmetry, -2) for x in (patches.classes, patches.near))
-    return PatchTargets(classes, *vectors, near)
+    return PatchTargets(classes, offsets, headings, near)
 
 
 def turn_truth(truth: Truth, symmetry: Symmetry) -> Truth:
