@@ -66,7 +66,7 @@ class Run:
             raise ValueError(f"batch = {self.batch} does not divide into {self.accumulate} accumulated parts")
 
 
-FLOATS = ("position_std", "final_lr", "weight_decay", "auxiliary")
+FLOATS = ("position_std", "final_lr", "weight_decay", "muon_decay", "auxiliary")
 
 CHOICES = {
     "init": ("image", "scratch"),

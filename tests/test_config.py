@@ -50,7 +50,7 @@ def test_wrong_words_get_one_line(words, says):
 BAD = [("k", 0), ("k", -1), ("k", 3), ("steps", 0), ("batch", 0), ("batch", -64), ("accumulate", 0), ("accumulate", 3)]
 BAD += [("n_input", -16), ("seed", -1), ("image_steps", -1), ("warmup", -1), ("workers", -1), ("lr", 0.0)]
 BAD += [("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("muon_lr", 0.0), ("clip", 0.0), ("final_lr", -0.1)]
-BAD += [("weight_decay", -1.0), ("auxiliary", float("nan")), ("position_std", -1.0)]
+BAD += [("weight_decay", -1.0), ("muon_decay", -1.0), ("auxiliary", float("nan")), ("position_std", -1.0)]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

@@ -12,9 +12,10 @@ from tefusion import cell, image_stage
 from tefusion.cells import Cell
 from tefusion.checkpoint import save_whole
 from tefusion.config import Run
+from tefusion.data.motion_truth import patch_targets
 from tefusion.data.source import load_split
 from tefusion.image_stage import image_model, image_run, image_weights
-from tefusion.train import accelerator, create_vlm
+from tefusion.train import accelerator, create_vlm, frame_cache, reader
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_a_cell_starts_from_the_image_models_weights(run, tmp_path, monkeypatch)
     image = perturb(create_vlm(image_run(run)))
     save_whole(image.state_dict(), tmp_path / "image.safetensors")
     monkeypatch.setattr(cell, "image_weights", lambda run, home: tmp_path / "image.safetensors")
-    still = replace(run, steps=1, lr=1e-12, muon_lr=1e-12)  # trained as good as not at all
+    still = replace(run, steps=1, lr=1e-12, muon_lr=1e-12, position_std=0.0)  # trained as good as not at all
     vlm, _ = cell.train_cell(Cell(still), "cell", tmp_path, tmp_path, "", lambda line: None)
     frame = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
     (still_video,), (one_frame,) = vlm.encode([frame.repeat(2, 1, 1, 1)]), image.eval().encode([frame])
@@ -99,15 +100,18 @@ def test_data_without_truth_needs_another_start(run, clips, tmp_path):
         image_weights(replace(run, data=str(tmp_path)), tmp_path / "home")
 
 
-def test_a_still_is_determined_by_epoch_and_place(clips, run):
+def test_a_still_is_determined_by_epoch_and_place_and_its_patches_turn_with_it(clips, home):
     split = load_split(clips, "train")
     stills = image_stage.still_questions(split.truth, split.questions, 0, split.shuffled)
-    targets = image_stage.patch_targets(image_stage.shots(split.truth, stills), 8)
-    blank = torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
-    examples = image_stage.StillExamples(stills, lambda still: blank, targets, 0, split.shuffled)
-    for epoch in range(3):
-        _, prompt, answer, patches = examples[epoch, 1]
-        _, prompt2, answer2, patches2 = examples[epoch, 1]
-        assert (prompt, answer) == (prompt2, answer2)
-        assert torch.equal(patches.classes, patches2.classes)
-    assert len({examples[epoch, 1][3].offsets.numpy().tobytes() for epoch in range(12)}) > 1
+    read = reader(Run(n_input=16, k=1), frame_cache(home), (32, 32))
+    examples = image_stage.StillExamples(stills, lambda still: read(still.question).frames, 0, split.shuffled)
+    shown = [image_stage.collate(split.truth, 8, [examples[epoch, 1]]) for epoch in (*range(8), *range(8))]
+    for first, again in zip(shown[:8], shown[8:], strict=True):
+        assert (first.prompts, first.answers) == (again.prompts, again.answers)
+        assert torch.equal(first.frames, again.frames)
+        assert torch.equal(first.patches.offsets, again.patches.offsets)
+    plain = patch_targets(split.truth[[stills[1].clip]], 8)
+    looks = {(one.frames.numpy().tobytes(), one.patches.classes.numpy().tobytes()) for one in shown}
+    assert len(looks) == len({frames for frames, _ in looks}) > 2  # the same turn, the same patches
+    assert all(one.patches.classes.sum() == plain.classes.sum() for one in shown)
+    assert {int(one.asked) for one in shown} == {stills[1].frame}
