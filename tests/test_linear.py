@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,6 +85,22 @@ def test_any_strides_will_do(strange, served):
         agree(here["x"].requires_grad_(), here["weight"].requires_grad_(), bias, cotangent=here["cotangent"])
     agree(x, weight, bias[:1].expand_as(bias).requires_grad_())
     assert len(served) == 3 * 3 + 3
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_onednn_never_gets_a_weight_that_it_walks_slowly(strange):
+    """A weight with gaps or repeats costs it 600 times the time."""
+    strides = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            if "_linear_pointwise" in str(op):
+                strides.append(args[1].stride())
+            return op(*args, **(kwargs or {}))
+
+    with Watch():
+        cpu_linear.product(drawn(ROWS, INPUTS), STRANGE[strange](drawn(OUT, INPUTS)), None)
+    assert strides == [(1, OUT) if strange == "transposed" else (INPUTS, 1)]
 
 
 def test_one_row_and_no_rows(monkeypatch):
