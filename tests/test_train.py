@@ -62,7 +62,7 @@ def test_parts_of_a_batch_add_up_to_the_same_update(split, home, monkeypatch, cl
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-5), name
     moved = sum((a - start[name]).square().sum() for name, a in whole.named_parameters()).sqrt()
-    assert moved > 0.01
+    assert moved > 1e-3
     assert moved < 3 * 0.1 * clip  # three steps of at most lr * clip
 
 
