@@ -49,6 +49,8 @@ class FrameCache:
         end: float | None = None,
     ) -> Decoded:
         """What tefusion.video.decode returns for the same arguments, errors included; errors are not remembered."""
+        if not policy.startswith("fps:") and multiple_of > 0 and frames % multiple_of == 0:
+            multiple_of = 1  # nothing to round: all group sizes share an entry
         request = {"frames": frames, "policy": policy, "size": as_size(size), "multiple_of": multiple_of}
         request |= {"start": start, "end": end, "backend": backend, "protocol": PROTOCOL}
         digest = self._digest(path)

@@ -29,7 +29,8 @@ from tefusion.data.prompt import prompt
 from tefusion.data.question import Question
 from tefusion.data.source import Split, data_folder, load_split
 from tefusion.objective import StillBatch, StillObjective
-from tefusion.train import Seen, accelerator, create_vlm, fit, frame_cache, unseen
+from tefusion.train import Seen, accelerator, create_vlm, fit, frame_cache, read_clip, unseen
+from tefusion.video import Decoded
 from tefusion.vlm import VLM
 
 DRAWS = 3  # questions asked of every clip, each of another frame
@@ -74,10 +75,9 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
         raise ValueError(f"data {run.data!r} has no truth.safetensors to train an image model on; use init=scratch")
     vlm = create_vlm(run)
     stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, draw, split.shuffled)]
-    cache, length = frame_cache(home), split.truth.angles.shape[1]
-
-    def read(still: Still) -> UInt8[np.ndarray, "t h w 3"]:
-        return cache.decode(still.question.video, length, "centres", None, "auto").frames
+    # Read as the cells will read whole clips, so that both find the same entry of the cache.
+    whole = replace(run, n_input=split.truth.angles.shape[1])
+    read = partial(read_clip, whole, frame_cache(home), (split.truth.size, split.truth.size))
 
     examples = StillExamples(stills, read, run.seed, split.shuffled)
     ranks = accelerator.process_index, accelerator.num_processes
@@ -101,7 +101,7 @@ class StillExample:
 @dataclass
 class StillExamples(Dataset):
     stills: list[Still]
-    read: Callable[[Still], UInt8[np.ndarray, "t h w 3"]]
+    read: Callable[[Question], Decoded]
     seed: int
     shuffled: bool
 
@@ -114,7 +114,9 @@ class StillExamples(Dataset):
         rng = np.random.default_rng([self.seed, epoch, place])
         symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
         question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
-        return StillExample(still, torch.from_numpy(turn_frames(self.read(still), symmetry)), question, symmetry)
+        return StillExample(
+            still, torch.from_numpy(turn_frames(self.read(still.question).frames, symmetry)), question, symmetry
+        )
 
 
 def collate(truth: Truth, patch: int, examples: Sequence[StillExample]) -> StillBatch:

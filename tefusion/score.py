@@ -48,7 +48,7 @@ def first_letter(reply: str) -> str | None:
 
 def category_order(names: Iterable[str]) -> list[str]:
     """Each name once: MotionBench's six in the paper's order, then any others alphabetically."""
-    rank = {name: place for place, name in enumerate(CATEGORIES)}
+    rank = {name: place for place, names in enumerate(CATEGORIES.items()) for name in names}  # long or short
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
 

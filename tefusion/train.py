@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -57,14 +58,12 @@ def load_tokenizer(decoder: str):
 
 def reader(run: Run, cache: FrameCache, size: tuple[int, int]) -> Callable[[Question], Decoded] | None:
     """question -> its frames as the run samples them; None where the run asks from the text alone."""
-    if run.n_input == 0:
-        return None
+    return partial(read_clip, run, cache, size) if run.n_input else None
 
-    def read(question: Question) -> Decoded:
-        span = question.start, question.end
-        return cache.decode(question.video, run.n_input, run.policy, size, "auto", run.k, *span)
 
-    return read
+def read_clip(run: Run, cache: FrameCache, size: tuple[int, int], question: Question) -> Decoded:
+    span = question.start, question.end
+    return cache.decode(question.video, run.n_input, run.policy, size, "auto", run.k, *span)
 
 
 def accelerator(run: Run, log_with: str = "", folder: Path | None = None) -> Accelerator:
@@ -90,9 +89,8 @@ def frame_cache(home: Path) -> FrameCache:
 
 def fit(objective: nn.Module, vlm: VLM, batches: Iterable, run: Run, accelerator: Accelerator, seen: Seen) -> None:
     """`batches` gives run.accumulate of them for each of run.steps."""
-    made = [accelerator.prepare(o) for o in optimizers(objective, vlm, run)]
+    model, *made = accelerator.prepare(objective, *optimizers(objective, vlm, run))  # together: sharding wants both
     plans = [schedule(o, run.steps, run.warmup, run.final_lr) for o in made]
-    model = accelerator.prepare(objective)
     model.train()
     for micro, batch in enumerate(batches):
         with accelerator.accumulate(model):

@@ -62,7 +62,8 @@ def step(value: Mapping) -> str:
 
 def label(row: Mapping) -> str:
     name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
-    return f"{name}, {row['n_input']} frames at {row['size']} px, seed {row['seed']}"
+    frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
+    return f"{name}, {frames} at {row['size']} px, seed {row['seed']}"
 
 
 @contextmanager
