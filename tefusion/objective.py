@@ -36,8 +36,9 @@ def first_tokens_right(reply: Reply) -> Float[Tensor, ""]:
 
 
 def brightness(video: Float[Tensor, "b t c y x"], h: int, w: int) -> Float[Tensor, "b t h w 16"]:
-    """How bright the sixteenths of each patch are."""
-    return reduce(video, "b t c (h p y) (w q x) -> b t h w (p q)", "mean", h=h, w=w, p=4, q=4)
+    """How bright the sixteenths of each patch are; frames of any size."""
+    grey = F.adaptive_avg_pool2d(reduce(video, "b t c y x -> b t y x", "mean"), (4 * h, 4 * w))
+    return rearrange(grey, "b t (h p) (w q) -> b t h w (p q)", p=4, q=4)
 
 
 class VideoObjective(nn.Module):
