@@ -50,8 +50,9 @@ def train_cell(
     skipped = train_videos(vlm, run, split_of(folder, "train"), cache, acc, notes)
     notes.close()
     acc.end_training()
-    questions = split_of(folder, run.split).questions
-    answers, videos = answer_questions(vlm, questions, reader(run, cache, parse_size(run.size)), run.batch)
+    asked = split_of(folder, run.split)
+    read = reader(run, cache, parse_size(run.size), asked.length)
+    answers, videos = answer_questions(vlm, asked.questions, read, run.batch)
     if acc.is_main_process:
         write_answers(out / "cells" / name / "answers.jsonl", answers)
     row = (
@@ -76,7 +77,7 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "compressor": run.compressor,
         "k": run.k,
         "n_input": run.n_input,
-        "n_per_k": run.n_input // run.k,
+        "n_per_k": cell.n_per_k or None,  # None where the frames that enter are fixed, not the decoder's length
         "control": cell.control,
         "size": run.size,
         "seed": run.seed,

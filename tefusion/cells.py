@@ -42,10 +42,11 @@ BUDGETS: dict[str, dict[str, list[Any]]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run and the parts it plays as a control: "" for a method or the baseline."""
+    """One run, the parts it plays as a control ("" for a method or the baseline), and the protocol it belongs to."""
 
     run: Run
     control: str = ""
+    n_per_k: int = 0
 
     def id(self, content: str) -> str:
         """`content` says what the data holds: the same settings on other data are another cell."""
@@ -68,14 +69,16 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
     axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
     axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own}
-    cells: dict[Run, list[str]] = {}
-    for run, control in runs(axes, lengths, sweep.controls):
+    cells: dict[Run, Cell] = {}
+    for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
-        roles = cells.setdefault(run, [])
-        if control not in roles:
-            roles.append(control)
-    return sweep, [Cell(run, "" if "" in roles else ",".join(roles)) for run, roles in cells.items()]
+            cells[run] = Cell(run, control, n_per_k)
+        parts = cells[run].control.split(",")
+        if control not in parts:  # a method or the baseline is no control, whatever else it serves as
+            joined = "" if "" in (control, *parts) else ",".join([*parts, control])
+            cells[run] = replace(cells[run], control=joined)
+    return sweep, list(cells.values())
 
 
 def check(run: Run) -> None:
@@ -101,8 +104,8 @@ def patch_size(encoder: str) -> int:
     return timm_config(encoder.removeprefix("timm:")).patch_size
 
 
-def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str]]:
-    """Every run with the part it plays; the same run may come more than once."""
+def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str, int]]:
+    """Every run with the part it plays and its n_per_k; the same run may come more than once."""
     names = [name for name in axes if name not in ("compressor", "k")]
     for values in product(*(axes[name] for name in names)):
         settings = dict(zip(names, values, strict=True))
@@ -110,7 +113,8 @@ def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iter
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
             n_input = n_per_k * k or settings.get("n_input", Run.n_input)
-            yield from group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+            members = group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+            yield from ((run, control, n_per_k) for run, control in members)
 
 
 def group(

@@ -76,8 +76,8 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
     vlm = create_vlm(run)
     stills = [s for draw in range(DRAWS) for s in still_questions(split.truth, split.questions, draw, split.shuffled)]
     # Read as the cells will read whole clips, so that both find the same entry of the cache.
-    whole = replace(run, n_input=split.truth.angles.shape[1])
-    read = partial(read_clip, whole, frame_cache(home), (split.truth.size, split.truth.size))
+    whole = replace(run, n_input=split.length)
+    read = partial(read_clip, whole, frame_cache(home), (split.truth.size, split.truth.size), split.length)
 
     examples = StillExamples(stills, read, run.seed, split.shuffled)
     ranks = accelerator.process_index, accelerator.num_processes

@@ -56,13 +56,17 @@ def load_tokenizer(decoder: str):
     return byte_level_tokenizer(vocabulary())
 
 
-def reader(run: Run, cache: FrameCache, size: tuple[int, int]) -> Callable[[Question], Decoded] | None:
+def reader(run: Run, cache: FrameCache, size: tuple[int, int], length: int = 0) -> Callable[[Question], Decoded] | None:
     """question -> its frames as the run samples them; None where the run asks from the text alone."""
-    return partial(read_clip, run, cache, size) if run.n_input else None
+    return partial(read_clip, run, cache, size, length) if run.n_input else None
 
 
-def read_clip(run: Run, cache: FrameCache, size: tuple[int, int], question: Question) -> Decoded:
+def read_clip(run: Run, cache: FrameCache, size: tuple[int, int], length: int, question: Question) -> Decoded:
+    """Clips of a known `length` in frames are decoded whole, once for all cells that want fewer of them."""
     span = question.start, question.end
+    if run.n_input < length:
+        whole = cache.decode(question.video, length, "centres", size, "auto", 1, *span)
+        return whole.sampled(run.policy, run.n_input, run.k)
     return cache.decode(question.video, run.n_input, run.policy, size, "auto", run.k, *span)
 
 
@@ -117,7 +121,8 @@ def train_videos(
     """Returns the videos that could not be read and were left out."""
     size = parse_size(run.size)
     turned = run.augment and split.targets is not None
-    examples = Examples(split, reader(run, cache, (max(size),) * 2 if turned else size), size, run.seed, turned)
+    read = reader(run, cache, (max(size),) * 2 if turned else size, split.length)
+    examples = Examples(split, read, size, run.seed, turned)
     ranks = accelerator.process_index, accelerator.num_processes
     order = Order(len(examples), run.batch, run.steps, run.seed, run.accumulate, *ranks)
     batches = DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=run.workers)

@@ -13,7 +13,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,13 @@ class Decoded:
     total: int
     repeated: int
     backend: str
+
+    def sampled(self, policy: str, frames: int, multiple_of: int = 1) -> Decoded:
+        """Fewer of these frames: of a clip that was decoded whole, what decoding it with this policy gives."""
+        fps = (len(self.seconds) - 1) / (self.seconds[-1] - self.seconds[0]) if len(self.seconds) > 1 else 1.0
+        chosen = sample(policy, len(self.indices), frames, fps, multiple_of)
+        indices, seconds = tuple(self.indices[i] for i in chosen), tuple(self.seconds[i] for i in chosen)
+        return replace(self, frames=self.frames[chosen], indices=indices, seconds=seconds, repeated=0)
 
 
 def read_video(

@@ -132,3 +132,13 @@ def test_secret_answers_are_left_out(clips, tmp_path):
     (tmp_path / "dev" / "video_info.meta.jsonl").write_text("\n".join(secret))
     with pytest.raises(ValueError, match="keeps all its answers secret"):
         load_split(tmp_path, "dev")
+
+
+@pytest.mark.parametrize("policy", ["centres", "linspace", "fps:2"])
+@pytest.mark.parametrize("frames", [1, 2, 4, 8])
+def test_a_clip_decoded_whole_gives_the_frames_that_decoding_it_would(split, tmp_path, policy, frames):
+    run = Run(n_input=frames, policy=policy, compressor="none", k=1)
+    question = split.questions[3]
+    whole, direct = (reader(run, frame_cache(tmp_path), (32, 32), length)(question) for length in (16, 0))
+    assert (whole.indices, whole.seconds, whole.total) == (direct.indices, direct.seconds, direct.total)
+    assert (whole.frames == direct.frames).all()

@@ -104,7 +104,7 @@ def test_a_still_is_determined_by_epoch_and_place_and_its_patches_turn_with_it(c
     split = load_split(clips, "train")
     stills = image_stage.still_questions(split.truth, split.questions, 0, split.shuffled)
     read = reader(Run(n_input=16, k=1), frame_cache(home), (32, 32))
-    examples = image_stage.StillExamples(stills, lambda still: read(still.question).frames, 0, split.shuffled)
+    examples = image_stage.StillExamples(stills, read, 0, split.shuffled)
     shown = [image_stage.collate(split.truth, 8, [examples[epoch, 1]]) for epoch in (*range(8), *range(8))]
     for first, again in zip(shown[:8], shown[8:], strict=True):
         assert (first.prompts, first.answers) == (again.prompts, again.answers)

@@ -179,7 +179,7 @@ def test_other_sizes_show_the_same_world(size, frames):
         options = [line[3:] for line in row["qa"][0]["question"].split("\n")[1:]]
         assert options[int(truth["answer"])] == right_option(one, 0)
         areas = [(truth["masks"][0] == i + 1).mean() for i in range(4) if truth["colours"][i]]
-        assert all(0.01 < area < 0.06 for area in areas)
+        assert all(0.01 < area < 0.08 for area in areas)  # a disc of 0.3 of the size has 0.07 of the area
 
 
 # No shortcut

@@ -28,6 +28,7 @@ class Split:
 
     questions: list[Question]
     shuffled: bool = True  # whether their options come in any order
+    length: int = 0  # frames of every clip, where they are all alike and few
     truth: Truth | None = None
     targets: Float[Tensor, "clips t channels"] | None = None
 
@@ -50,7 +51,7 @@ def load_split(folder: Path, split: str) -> Split:
         return Split(questions)
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     truth = load_truth(folder / split)
-    return Split(questions, settings["shuffled"], truth, standardised(motion_targets(truth)))
+    return Split(questions, settings["shuffled"], settings["frames"], truth, standardised(motion_targets(truth)))
 
 
 def standardised(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
