@@ -9,15 +9,11 @@ by the wall clock. Writes results/encoder.csv.
 
 import csv
 import os
-import platform
 import random
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tefusion.compressors.base import run_blocks
 from tefusion.encoders import PRESETS, ViT
+from tefusion.machine import provenance
 
 ROOT = Path(__file__).parents[1]
 WARMUP = 2
@@ -94,19 +91,8 @@ def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
     return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
 
 
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return f"{named[1] if named else platform.processor()}, {os.cpu_count()} CPUs"
-
-
-def commit() -> str:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return git.stdout.strip() or "unknown"
-
-
 def table(times: list[dict[str, float]], frames: int, threads: int) -> list[dict[str, object]]:
-    rows = []
+    rows, made = [], provenance()
     for name in times[0]:
         ratios = [row[name] / row["tefusion"] for row in times]
         low, high = interval(ratios)
@@ -124,9 +110,7 @@ def table(times: list[dict[str, float]], frames: int, threads: int) -> list[dict
                 "torch": torch.__version__,
                 "timm": timm.__version__,
                 "transformers": transformers.__version__,
-                "machine": machine(),
-                "commit": commit(),
-                "date": datetime.now(timezone.utc).date().isoformat(),
+                **{name: made[name] for name in ("machine", "commit", "date")},
             }
         )
     return rows
