@@ -77,7 +77,7 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "compressor": run.compressor,
         "k": run.k,
         "n_input": run.n_input,
-        "n_per_k": cell.n_per_k or None,  # None where the frames that enter are fixed, not the decoder's length
+        "n_per_k": cell.n_per_k,  # 0 where the frames that enter are fixed, not the decoder's length
         "control": cell.control,
         "size": run.size,
         "seed": run.seed,
@@ -88,6 +88,10 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "settings": asdict(run),
         "protocol": PROTOCOL,
     }
+
+
+def clear_checkpoints(out: Path, name: str) -> None:
+    """For a cell whose row is on disk: nobody will take it up again."""
 
 
 class Log:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tefusion.config import RECIPES, Run, choose, fields, one_each, parse
 from tefusion.launch import is_first
+from tefusion.stop import STOPPED, Stopped, listen
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def sweep(words: Sequence[str]) -> None:
     """many runs, one table"""
     from tefusion.sweep import sweep
 
+    listen()
     sweep(words)
 
 
@@ -149,6 +151,10 @@ def run(command: str, words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"tefusion: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if is_first():
+            print(f"tefusion: {stopped}, run the same command to go on", file=sys.stderr)
+        return STOPPED
     return 0
 
 
