@@ -1,4 +1,4 @@
-"""Tasks in processes of their own: what each gives, and that one that dies, hangs or is stopped concerns itself alone."""
+"""Tasks in processes of their own: what each gives; one that dies, hangs or is stopped concerns itself alone."""
 
 import multiprocessing
 import os

@@ -14,7 +14,6 @@ from tefusion import sweep as module
 from tefusion.cells import plan
 from tefusion.image_stage import image_run
 from tefusion.report import read_results
-from tefusion.rows import append
 from tefusion.sweep import jobs_at_once, sweep
 
 ROOT = Path(__file__).parents[1]
