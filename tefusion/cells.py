@@ -14,6 +14,7 @@ from tefusion.encoders import PRESETS
 from tefusion.video import parse_size, sample
 
 PROTOCOL = 1  # raise it when equal settings would give other results
+SAVE_EVERY = 50  # steps between two checkpoints
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
 
 
@@ -30,6 +31,7 @@ class Sweep:
     out: str = ""  # the run folder; by default runs/<budget>
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
+    save_every: int = SAVE_EVERY  # 0: at the end, and where the run is asked to stop
 
 
 # A budget is a set of axes that words on the command line override.
@@ -63,6 +65,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     my_part([], sweep.shard)
     if sweep.jobs < 0:
         raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
+    if sweep.save_every < 0:
+        raise ValueError(f"save_every must not be negative, got {sweep.save_every}")
     lengths = parsed.pop("n_per_k", [0])
     if "n_input" in parsed and any(lengths):
         raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")

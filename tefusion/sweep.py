@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def train_cells(left: dict[str, Cell], plans: Sweep, out: Path, home: Path) -> N
     images = list(dict.fromkeys(image_run(cell.run) for cell in left.values() if cell.run.init == "image"))
     names = list(left)
     with watch(rows_of(out), [describe(cell, name) for name, cell in left.items()], is_first()) as watcher:
-        for event in run(run_images, [(image, home) for image in images]):
+        for event in run(partial(run_images, save_every=plans.save_every), [(image, home) for image in images]):
             watcher.image(images[event.task].seed, event)
-        for event in run(run_cell, [(left[name], name, out, home, plans.log_with) for name in names]):
+        work = partial(run_cell, save_every=plans.save_every)
+        for event in run(work, [(left[name], name, out, home, plans.log_with) for name in names]):
             name = names[event.task]
             if event.kind == "progress":
                 watcher.progress(name, event.value)

@@ -88,7 +88,7 @@ def here(monkeypatch):
 
     here = SimpleNamespace(ran=[], failing=set())
 
-    def run_cell(one, name, out, home, log_with, send):
+    def run_cell(one, name, out, home, log_with, send, save_every):
         if one.run.compressor in here.failing:
             raise RuntimeError("out of memory\nin detail")
         here.ran.append(name)
@@ -96,7 +96,7 @@ def here(monkeypatch):
         return row | {"l_decoder": 4, "seconds": 1.0}
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
-    monkeypatch.setattr(cell, "run_images", lambda run, home, send: "")
+    monkeypatch.setattr(cell, "run_images", lambda run, home, send, save_every: "")
     monkeypatch.setattr(module, "jobs_at_once", lambda asked: 0)
     return here
 
