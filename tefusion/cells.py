@@ -14,6 +14,7 @@ from tefusion.encoders import PRESETS
 from tefusion.video import parse_size, sample
 
 PROTOCOL = 1  # raise it when equal settings would give other results
+SAVE_EVERY = 50  # steps between two checkpoints
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
 
 
@@ -32,6 +33,7 @@ class Sweep:
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
     hang: int = 600  # seconds without a sign of life, loading included, after which a cell is ended
     retry: bool = False  # cells that were set aside, since they failed too often, are tried again
+    save_every: int = SAVE_EVERY  # 0: at the end, and where the run is asked to stop
 
 
 # A budget is a set of axes that words on the command line override.
@@ -76,6 +78,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
         raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
     if sweep.hang < 1:
         raise ValueError(f"hang must be at least 1 second, got {sweep.hang}")
+    if sweep.save_every < 0:
+        raise ValueError(f"save_every must not be negative, got {sweep.save_every}")
     lengths = parsed.pop("n_per_k", [0])
     if "n_input" in parsed and any(lengths):
         raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")

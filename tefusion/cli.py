@@ -19,6 +19,7 @@ class Train:
     out: str = ""
     home: str = "runs"
     log_with: str = ""
+    save_every: int = 50  # steps between two checkpoints; 0: at the end, and where the run is asked to stop
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,16 @@ def train(words: Sequence[str]) -> None:
 
     run, own = single_run(words, Train)
 
-    def send(line: dict[str, Any]) -> None:
-        say(watch.step(line))
+    if own.save_every < 0:
+        raise ValueError(f"save_every must not be negative, got {own.save_every}")
+    listen()
 
-    say(str(train_and_keep(run, Path(own.out) if own.out else None, Path(own.home), own.log_with, send)))
+    def send(line: dict[str, Any]) -> None:
+        if "step" in line:
+            say(watch.step(line))
+
+    out = Path(own.out) if own.out else None
+    say(str(train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every)))
 
 
 def say(text: str) -> None:

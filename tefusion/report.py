@@ -9,10 +9,11 @@ from pathlib import Path
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import paper_table3, printed
 from tefusion.figure import TITLES, matched, method_name, write_figure
+from tefusion.files import replace_file
 from tefusion.live import live_table
 from tefusion.results import WORLD, method_order, parts, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
-from tefusion.score import CATEGORIES, category_order, replace_file
+from tefusion.score import CATEGORIES, category_order
 from tefusion.statistics import Estimate
 from tefusion.wording import NOTHING, count, grid, number, percent, plural, short
 

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tefusion.files import flush_folder
+
 PATIENCE = 3  # failures after which a cell is set aside
 NEEDED = {
     "done": ("compressor", "k", "n_input", "l_decoder", "seed", "accuracy", "stderr", "by_category", "questions"),
@@ -28,16 +30,7 @@ def append(path: Path, row: Mapping) -> None:
             rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
     if new:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """A new file's name is on disk only when its folder is."""
-    entry = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
+        flush_folder(path.parent)
 
 
 def read_results(folders: str | Path | Sequence[str | Path]) -> list[dict]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from tefusion.cells import Cell, Sweep, content, my_part, plan
@@ -71,10 +72,11 @@ def train_cells(left: dict[str, Cell], plans: Sweep, results: Path, home: Path) 
 
     out = results.parent
     images = list(dict.fromkeys(image_run(cell.run) for cell in left.values() if cell.run.init == "image"))
-    tasks = [Task(run_images, (image, home)) for image in images]
+    image_work, cell_work = (partial(work, save_every=plans.save_every) for work in (run_images, run_cell))
+    tasks = [Task(image_work, (image, home)) for image in images]
     for name, cell in left.items():
         after = images.index(image_run(cell.run)) if cell.run.init == "image" else None
-        tasks.append(Task(run_cell, (cell, name, out, home, plans.log_with), after))
+        tasks.append(Task(cell_work, (cell, name, out, home, plans.log_with), after))
     with watch(rows_of(out), [describe(cell, name) for name, cell in left.items()], is_first()) as watcher:
         ledger = Ledger(results, plans.budget, images, left, watcher)
         for event in events(tasks, plans, ledger):

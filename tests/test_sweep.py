@@ -89,7 +89,7 @@ def here(monkeypatch):
 
     here = SimpleNamespace(ran=[], failing=set(), stopping=set(), cleared=[])
 
-    def run_cell(one, name, out, home, log_with, send):
+    def run_cell(one, name, out, home, log_with, send, save_every):
         if one.run.compressor in here.stopping:
             stop._asked.append(15)
             raise stop.Stopped("at step 1")
@@ -100,7 +100,7 @@ def here(monkeypatch):
         return row | {"l_decoder": 4, "seconds": 1.0}
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
-    monkeypatch.setattr(cell, "run_images", lambda run, home, send: "")
+    monkeypatch.setattr(cell, "run_images", lambda run, home, send, save_every: "")
     monkeypatch.setattr(cell, "clear_checkpoints", lambda out, name: here.cleared.append((rows_of(out), name)))
     monkeypatch.setattr(module, "jobs_at_once", lambda asked: 0)
     monkeypatch.setattr(stop, "_asked", [])
@@ -173,7 +173,7 @@ def test_a_cell_that_fails_three_times_is_set_aside_until_it_is_asked_for(clips,
 
 
 def test_a_failed_image_model_fails_its_cells_without_training_them(clips, home, tmp_path, here, monkeypatch):
-    def run_images(run, home, send):
+    def run_images(run, home, send, save_every):
         raise FloatingPointError("the loss is nan at step 3, of examples 4, 5")
 
     monkeypatch.setattr(cell, "run_images", run_images)
