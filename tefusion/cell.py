@@ -150,7 +150,10 @@ def run_images(run: Run, home: Path, send: Callable, save_every: int = SAVE_EVER
             line = {"step": progress.step, "steps": run.steps}
             send(line | {"loss": loss.answer.item(), "accuracy": loss.right.item()})
 
-    return str(image_model(run, home, save_every, seen))
+    def waiting(held: str) -> None:
+        send({"waiting": held})
+
+    return str(image_model(run, home, save_every, seen, waiting))
 
 
 def train_and_keep(

@@ -43,7 +43,7 @@ class Failure:
 
 def failure_of(error: Exception, before: int) -> Failure:
     """Called where the error was caught; `before` are the bytes that the process held when its task began."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     return Failure(reason, traceback.format_exc(), shortage_of(error, before))
 
 

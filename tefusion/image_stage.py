@@ -3,14 +3,11 @@
 A still carries a question, and for each patch which colour is here and where the nearest object's centre lies.
 """
 
-import fcntl
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -29,8 +26,8 @@ from tefusion.data.prompt import prompt
 from tefusion.data.question import Question
 from tefusion.data.source import Split, data_folder, load_split
 from tefusion.launch import gather, is_first, wait_for_first
+from tefusion.lock import locked, patiently
 from tefusion.objective import StillBatch, StillObjective
-from tefusion.stop import Stopped, asked
 from tefusion.train import accelerator, batched, create_vlm, frame_cache, ordered, read_clip
 from tefusion.training import Seen, Training, fit, unseen
 from tefusion.video import Decoded
@@ -56,8 +53,11 @@ def image_weights(run: Run, home: Path, save_every: int) -> Path | None:
     return image_model(image_run(run), home, save_every)
 
 
-def image_model(run: Run, home: Path, save_every: int, seen: Seen = unseen) -> Path:
-    """The file of the image model, trained now if nobody has. Sweeps that need the same one wait for the first."""
+def image_model(
+    run: Run, home: Path, save_every: int, seen: Seen = unseen, waiting: Callable[[str], None] = patiently
+) -> Path:
+    """The file of the image model, trained now if nobody has. Sweeps that need the same one wait for the first:
+    `waiting` is told whom for, every second."""
     training = Training(run, accelerator(run), seen)
     folder = data_folder(run.data, home)
     path = home / "images" / f"{digest(run, content(folder), PROTOCOL)}.safetensors"
@@ -65,7 +65,7 @@ def image_model(run: Run, home: Path, save_every: int, seen: Seen = unseen) -> P
     training.checkpoints = Checkpoints(path.with_suffix(".checkpoints"), save_every, asdict(run))
     with ExitStack() as stack:
         if is_first():
-            stack.enter_context(locked(path.with_suffix(".lock")))
+            stack.enter_context(locked(path.with_suffix(".lock"), waiting))
         if not gather([path.exists()])[0]:
             vlm = train_images(load_split(folder, "train"), home, training)
             if is_first():
@@ -143,22 +143,3 @@ def collate(truth: Truth, patch: int, examples: Sequence[StillExample]) -> Still
         PatchTargets(*(torch.cat([getattr(p, name) for p in patches]) for name in names)),
         [e.key for e in examples],
     )
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """The lock goes with the process that holds it. Raises Stopped where the run is asked to end while it waits."""
-    with path.open("w") as file:
-        while not taken(file):
-            if asked():
-                raise Stopped(f"stopped while another run trains {path.with_suffix('')}")
-            time.sleep(0.2)
-        yield
-
-
-def taken(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from tefusion.stop import Stopped, asked
+
 PAUSE = 1.0  # seconds between two looks at a lock that somebody else holds
 
 
@@ -23,7 +25,7 @@ class LockedError(ValueError):
 @contextmanager
 def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
     """Held until the block ends. Where somebody else holds it, `waiting` is told who about every second until they are
-    done; without it that is a LockedError.
+    done, or Stopped is raised since this process is asked to end; without it that is a LockedError.
 
     The kernel keeps the lock, the file only says whose it is: a name left by a dead process hinders nobody. A record
     lock, not flock: a child that outlives its parent does not keep it.
@@ -34,6 +36,8 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
             held = f"{path} is held by {holder(file)}"
             if waiting is None:
                 raise LockedError(held)
+            if asked():
+                raise Stopped(f"stopped since {held}")
             waiting(held)
             time.sleep(PAUSE)
         sign(file, me())
@@ -41,6 +45,10 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
             yield
         finally:
             sign(file, "")
+
+
+def patiently(held: str) -> None:
+    """Waits without a word."""
 
 
 def taken(file: IO[str]) -> bool:

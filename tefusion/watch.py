@@ -62,6 +62,8 @@ class Watcher:
 
 
 def step(value: Mapping) -> str:
+    if "waiting" in value:
+        return f"waits, since {value['waiting']}"
     if "answered" in value:
         return f"{value['answered']}/{value['questions']} questions answered"
     return f"step {value['step']}/{value['steps']}, loss {value['loss']:.3f}, accuracy {100 * value['accuracy']:.0f} %"
