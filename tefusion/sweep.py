@@ -37,7 +37,7 @@ def sweep(words: Sequence[str]) -> Path:
         named = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in my_part(cells, plans.shard)}
         left = to_do(named, rows_of(out), plans.retry)
         wait_for_first()  # all have read what the first will go on writing
-        unfinished = train_cells(left, plans, results, home) if left else 0
+        unfinished = train_cells(left, len(named), plans, results, home) if left else 0
         if is_first():
             report(out, named, wrote=bool(left))
     if unfinished:
@@ -65,8 +65,12 @@ def pixels(run: Run) -> int:
     return run.steps * run.batch * run.n_input * height * width
 
 
-def train_cells(left: dict[str, Cell], plans: Sweep, results: Path, home: Path) -> int:
-    """Image models, each once, and each cell as soon as its own is there. Returns how many were not tried or ended."""
+def train_cells(left: dict[str, Cell], planned: int, plans: Sweep, results: Path, home: Path) -> int:
+    """Image models, each once, and each cell as soon as its own is there. Returns how many of those `left` still are.
+
+    A process's threads depend on how many cells are `planned`, not on how many are left: a sweep that is taken up
+    gives the same numbers to the last bit.
+    """
     from tefusion.cell import describe, run_cell, run_images
     from tefusion.image_stage import image_run
 
@@ -79,17 +83,17 @@ def train_cells(left: dict[str, Cell], plans: Sweep, results: Path, home: Path) 
         tasks.append(Task(cell_work, (cell, name, out, home, plans.log_with), after))
     with watch(rows_of(out), [describe(cell, name) for name, cell in left.items()], is_first()) as watcher:
         ledger = Ledger(results, plans.budget, images, left, watcher)
-        for event in events(tasks, plans, ledger):
+        for event in events(tasks, planned, plans, ledger):
             ledger.note(event)
     return len(watcher.pending)
 
 
-def events(tasks: Sequence[Task], plans: Sweep, ledger: Ledger) -> Iterator[Event]:
-    jobs = jobs_at_once(plans.jobs)
+def events(tasks: Sequence[Task], planned: int, plans: Sweep, ledger: Ledger) -> Iterator[Event]:
+    jobs = min(planned, jobs_at_once(plans.jobs))
     if jobs:
         from tefusion.pool import run_pool
 
-        return run_pool(tasks, jobs, max(1, (os.cpu_count() or 1) // min(jobs, len(tasks))), plans.hang)
+        return run_pool(tasks, jobs, max(1, (os.cpu_count() or 1) // jobs), plans.hang)
     # The others would only end the first before it has written what hangs.
     return run_here(tasks, plans.hang if is_first() else float("inf"), ledger.note)
 
