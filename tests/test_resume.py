@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import set_seed
 
-from tefusion import cell, cli, evaluate, image_stage, training
+from tefusion import cell, cli, evaluate, image_stage, snapshot, training
 from tefusion.cell import Log, clear_checkpoints, train_cell
 from tefusion.cells import Cell
 from tefusion.checkpoint import Checkpoints
@@ -58,8 +59,8 @@ class Life:
         train_videos(self.vlm, split, frame_cache(home), self.training)
 
     def seen(self, progress, loss):
-        self.log(progress, loss)
-        self.draws.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+        self.log(progress, loss)  # random.random() is not among the draws: beartype itself draws from it
+        self.draws.append((np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
         if progress.step == self.dies:
             raise Killed
 
@@ -99,6 +100,24 @@ def test_a_run_that_died_twice_ends_as_one_that_never_did(kind, few, home, tmp_p
     logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("whole", "again")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [3, 6]
+
+
+def test_random_states_go_through_a_checkpoint_and_others_are_drawn_for_other_processes():
+    def draws():
+        return [random.random(), random.gauss(0, 1), np.random.randn(), torch.rand(1).item()]  # noqa: NPY002
+
+    set_seed(0)
+    draws()  # gauss and randn keep the second of a pair
+    states = snapshot.random_states()
+    first = draws()
+    snapshot.set_random_states(states)
+    assert draws() == first
+    others = []
+    for step, rank in ((4, 0), (4, 1), (5, 0), (4, 0)):
+        snapshot.draw_anew(0, step, rank)
+        others.append(draws())
+    assert others[0] == others[3]
+    assert len({tuple(other) for other in others}) == 3
 
 
 def test_a_death_before_the_first_checkpoint_begins_anew(few, home, tmp_path):
@@ -274,12 +293,12 @@ def test_processes_killed_at_random_moments_give_the_same_files(clips, tmp_path)
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_it_came_in(number, clips, tmp_path):
-    process = started(words(clips, tmp_path / "home", tmp_path / "out", init="scratch", steps=5000))
+def test_a_signal_to_all_processes_of_a_run_saves_the_step_it_came_in(number, clips, tmp_path):
+    process = started(words(clips, tmp_path / "home", tmp_path / "out", init="scratch", steps=5000, workers=2))
     while not list(tmp_path.glob("out/cells/*/checkpoints/latest")):
         time.sleep(0.1)
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     err = process.communicate()[1]
     assert process.returncode == STOPPED
     (latest,) = tmp_path.glob("out/cells/*/checkpoints/latest")
