@@ -9,9 +9,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from tefusion.cells import PROTOCOL, SAVE_EVERY, Cell, content
+from tefusion.cells import PROTOCOL, Cell, content
 from tefusion.checkpoint import Checkpoints, clear, save_whole
-from tefusion.config import Run
+from tefusion.config import SAVE_EVERY, Run
 from tefusion.cost import PeakMemory, count, measure
 from tefusion.data.source import data_folder, load_split
 from tefusion.encoders.weights import load_image_weights

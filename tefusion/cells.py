@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tefusion.compressors import COMPRESSORS, check_k
-from tefusion.config import RECIPES, Run, choose, digest, one_each, parse
+from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS
 from tefusion.video import parse_size, sample
 
 PROTOCOL = 1  # raise it when equal settings would give other results
-SAVE_EVERY = 50  # steps between two checkpoints
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
 
 
@@ -33,7 +32,7 @@ class Sweep:
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
     hang: int = 600  # seconds without a sign of life, loading included, after which a cell is ended
     retry: bool = False  # cells that were set aside, since they failed too often, are tried again
-    save_every: int = SAVE_EVERY  # 0: at the end, and where the run is asked to stop
+    save_every: int = SAVE_EVERY
 
 
 # A budget is a set of axes that words on the command line override.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tefusion.config import RECIPES, Run, choose, fields, one_each, parse
+from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, fields, one_each, parse
 from tefusion.launch import is_first
 from tefusion.stop import STOPPED, Stopped, listen
 
@@ -19,7 +19,7 @@ class Train:
     out: str = ""
     home: str = "runs"
     log_with: str = ""
-    save_every: int = 50  # steps between two checkpoints; 0: at the end, and where the run is asked to stop
+    save_every: int = SAVE_EVERY
 
 
 @dataclass(frozen=True)

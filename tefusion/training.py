@@ -112,7 +112,8 @@ def fit(objective: nn.Module, vlm: VLM, feed: Feed, training: Training) -> None:
     """`feed(step)` gives run.accumulate batches for every step after the first `step` ones."""
     run, accelerator, progress = training.run, training.accelerator, training.progress
     model, *made = accelerator.prepare(objective, *optimizers(objective, vlm, run))  # together: sharding wants both
-    training.take_up(objective, [o.optimizer for o in made])
+    bare = [o.optimizer for o in made]
+    training.take_up(objective, bare)
     plans = [schedule(o, run.steps, run.warmup, run.final_lr, progress.step) for o in made]
     model.train()
     for parts in zip(*[iter(feed(progress.step))] * run.accumulate, strict=True):
@@ -126,7 +127,7 @@ def fit(objective: nn.Module, vlm: VLM, feed: Feed, training: Training) -> None:
             plan.step()
         progress.advance(keys)
         training.seen(progress, loss)
-        training.keep(objective, [o.optimizer for o in made])
+        training.keep(objective, bare)
     model.eval()
 
 
