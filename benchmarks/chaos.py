@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,13 +74,19 @@ class Place:
     def log(self) -> Path:
         return self.home.with_suffix(".log")
 
-    def start(self, seed: int) -> subprocess.Popen:
-        """In a session of its own, whose processes can be found."""
+    @contextmanager
+    def start(self, seed: int) -> Iterator[subprocess.Popen]:
+        """In a session of its own, whose processes can be found, and none of which outlives the block."""
         words = [*SWEEP, f"seed={seed}", f"home={self.home}"]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             command = [sys.executable, str(ROOT / "sweep.py"), *words]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=settings, start_new_session=True)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=settings, start_new_session=True)
+        try:
+            yield process
+        finally:
+            end_all(process.pid)
+            process.wait()
 
     def phases(self) -> set[str]:
         """What is under way, as the files say."""
@@ -153,7 +160,7 @@ def moment(process: subprocess.Popen, place: Place, rng: random.Random, usual: f
 
 
 def strike(process: subprocess.Popen, way: str, tally: Tally) -> None:
-    """Ends a start in one of the ways and waits until nothing of it is left."""
+    """Ends a start in one of the ways, and looks whether all of it ends."""
     if way == "term":
         process.terminate()
         if not wait_for(lambda: process.poll() is not None, PATIENCE):
@@ -167,34 +174,31 @@ def strike(process: subprocess.Popen, way: str, tally: Tally) -> None:
     process.poll()
     if way != "all" and not wait_for(lambda: not session(process.pid), LINGER):
         tally.differences.append(f"processes that outlived theirs ({way}): {session(process.pid)}")
-    end_all(process.pid)
-    process.wait()
 
 
 def undisturbed(place: Place, seed: int) -> float:
     """Seconds that the sweep took."""
     start = time.monotonic()
-    if code := place.start(seed).wait():
-        raise SystemExit(f"the undisturbed sweep ended with exit code {code}: {place.log}")
+    with place.start(seed) as process:
+        if code := process.wait():
+            raise SystemExit(f"the undisturbed sweep ended with exit code {code}: {place.log}")
     return time.monotonic() - start
 
 
 def disturbed(place: Place, seed: int, usual: float, kills: int, rng: random.Random, tally: Tally) -> None:
     """Strikes until the sweep is over, at most until all `kills` are done; then it may end in peace."""
     while True:
-        process = place.start(seed)
-        tally.starts += 1
-        if tally.kills < kills:
-            struck = moment(process, place, rng, usual)
-            if struck:
-                (way,) = rng.choices(list(WAYS), list(WAYS.values()))
-                strike(process, way, tally)
-                tally.phases[struck] += 1
-                tally.ways[way] += 1
-                continue
-        if process.wait():
-            tally.differences.append(f"exit code {process.returncode}")
-        return
+        with place.start(seed) as process:
+            tally.starts += 1
+            struck = moment(process, place, rng, usual) if tally.kills < kills else None
+            if struck is None:
+                if process.wait():
+                    tally.differences.append(f"exit code {process.returncode}")
+                return
+            (way,) = rng.choices(list(WAYS), list(WAYS.values()))
+            strike(process, way, tally)
+        tally.phases[struck] += 1
+        tally.ways[way] += 1
 
 
 def compare(calm: Place, rough: Place, tally: Tally) -> None:
