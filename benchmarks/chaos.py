@@ -148,7 +148,7 @@ def wait_for(true: Callable[[], bool], seconds: float) -> bool:
 def moment(process: subprocess.Popen, place: Place, rng: random.Random, usual: float) -> str | None:
     """Waits for the moment to strike and returns the phase it falls in; None where the sweep was over before."""
     if rng.random() < 0.5:
-        wait_for(lambda: process.poll() is not None, rng.uniform(0, usual))
+        wait_for(lambda: process.poll() is not None, rng.uniform(0, 0.6 * usual))  # what is left is ever less
     else:
         wanted = rng.choice(PHASES)
         wait_for(lambda: process.poll() is not None or wanted in place.phases(), PATIENCE)
