@@ -8,6 +8,7 @@ by the wall clock. Writes results/encoder.csv.
 """
 
 import csv
+import io
 import os
 import random
 import statistics
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tefusion.compressors.base import run_blocks
 from tefusion.encoders import PRESETS, ViT
+from tefusion.files import replace_file
 from tefusion.machine import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -117,13 +119,11 @@ def table(times: list[dict[str, float]], frames: int, threads: int) -> list[dict
 
 
 def write(rows: list[dict[str, object]], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, table.getvalue().encode())
 
 
 def parse(words: list[str]) -> dict[str, int]:

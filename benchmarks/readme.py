@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tefusion.config import Run
 from tefusion.describe import describe_run, zoo
+from tefusion.files import replace_file
 from tefusion.report import live_table, read_results
-from tefusion.score import replace_file
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)

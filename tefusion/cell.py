@@ -1,27 +1,29 @@
 """One cell of a sweep: start from the image stage, train, answer the questions, count and measure -> a row."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from tefusion.cells import PROTOCOL, Cell, content
-from tefusion.checkpoint import save_whole
-from tefusion.config import Run
+from tefusion.checkpoint import Checkpoints, clear, save_whole
+from tefusion.config import SAVE_EVERY, Run
 from tefusion.cost import PeakMemory, count, measure
 from tefusion.data.source import data_folder, load_split
 from tefusion.encoders.weights import load_image_weights
 from tefusion.evaluate import answer_questions
+from tefusion.files import replace_file
 from tefusion.image_stage import image_model, image_weights
 from tefusion.launch import is_first
 from tefusion.machine import provenance
 from tefusion.objective import Loss
-from tefusion.score import replace_file, summarise, write_answers
+from tefusion.score import summarise, write_answers
 from tefusion.train import accelerator, create_vlm, frame_cache, reader, train_videos
+from tefusion.training import Progress, Training
 from tefusion.video import parse_size
 from tefusion.vlm import VLM
 
@@ -30,43 +32,57 @@ EVERY = 10  # steps between two lines of the log
 split_of = lru_cache(maxsize=4)(load_split)
 
 
-def run_cell(cell: Cell, name: str, out: Path, home: Path, log_with: str, send: Callable) -> dict[str, object]:
+def run_cell(
+    cell: Cell, name: str, out: Path, home: Path, log_with: str, send: Callable, save_every: int = SAVE_EVERY
+) -> dict[str, object]:
     """The cell's row, complete but for its status."""
-    return train_cell(cell, name, out, home, log_with, send)[1]
+    return train_cell(cell, name, out, home, log_with, send, save_every)[1]
 
 
 def train_cell(
-    cell: Cell, name: str, out: Path, home: Path, log_with: str, send: Callable
+    cell: Cell, name: str, out: Path, home: Path, log_with: str, send: Callable, save_every: int = SAVE_EVERY
 ) -> tuple[VLM, dict[str, object]]:
-    """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`."""
+    """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`. Goes on where an earlier attempt
+    left off, and raises Stopped where it is asked to end."""
     run, folder = cell.run, data_folder(cell.run.data, home)
-    peak, start = PeakMemory(), time.perf_counter()
-    image = image_weights(run, home)
+    peak, progress = PeakMemory(), Progress()
+    image = image_weights(run, home, save_every)
     acc, cache = accelerator(run, log_with, out / "cells" / name), frame_cache(home)
     vlm = create_vlm(run)
     if image:
         load_image_weights(vlm, load_file(image))
+    checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, asdict(run))
     notes = Log(out / "cells" / name / "log.jsonl", acc, send, run.steps)
-    skipped = train_videos(vlm, run, split_of(folder, "train"), cache, acc, notes)
-    notes.close()
+    train_videos(vlm, split_of(folder, "train"), cache, Training(run, acc, notes, checkpoints, progress))
     acc.end_training()
     asked = split_of(folder, run.split)
     read = reader(run, cache, parse_size(run.size), asked.length)
-    answers, videos = answer_questions(vlm, asked.questions, read, run.batch)
+    answers, videos = answer_questions(vlm, asked.questions, read, run.batch, send)
     if acc.is_main_process:
         write_answers(out / "cells" / name / "answers.jsonl", answers)
     row = (
         describe(cell, name)
         | summarise(answers)
         | videos
-        | {"unreadable_training": len(skipped), "unreadable_training_videos": skipped}
-        | {"loss": notes.loss, "learning_accuracy": notes.right}
+        | {"unreadable_training": len(progress.unread), "unreadable_training_videos": sorted(progress.unread)}
+        | {"loss": progress.notes["loss"], "learning_accuracy": progress.notes["right"]}
+        | {"order": progress.order, "resumed": checkpoints.resumed}
         | count(run)
         | measure(vlm, run)
-        | {"peak_memory_mb": peak.read(), "seconds": time.perf_counter() - start}
+        | {"peak_memory_mb": peak.read(), "seconds": progress.elapsed()}
         | provenance()
     )
     return vlm, row
+
+
+def checkpoint_folder(out: Path, name: str) -> Path:
+    return out / "cells" / name / "checkpoints"
+
+
+def clear_checkpoints(out: Path, name: str) -> None:
+    """For a cell whose row is on disk: nobody will take it up again."""
+    if is_first():
+        clear(checkpoint_folder(out, name))
 
 
 def describe(cell: Cell, name: str) -> dict[str, object]:
@@ -77,7 +93,7 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "compressor": run.compressor,
         "k": run.k,
         "n_input": run.n_input,
-        "n_per_k": cell.n_per_k or None,  # None where the frames that enter are fixed, not the decoder's length
+        "n_per_k": cell.n_per_k,  # 0 where the frames that enter are fixed, not the decoder's length
         "control": cell.control,
         "size": run.size,
         "seed": run.seed,
@@ -91,52 +107,65 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
 
 
 class Log:
-    """Training's JSONL, the tracker if there is one, and the progress that is sent to who watches."""
+    """Training's JSONL, the tracker if there is one, and the progress that is sent to who watches.
 
-    def __init__(self, path: Path, acc, send: Callable, steps: int):
-        self.acc, self.send, self.steps = acc, send, steps
-        self.loss = self.right = float("nan")
-        self.sums = [0.0, 0.0, 0.0, 0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", encoding="utf-8") if acc.is_main_process else None
+    A line holds the means since the one before. What these need lies in progress.notes, which goes through checkpoints:
+    a run that is taken up cuts its JSONL back to where it goes on.
+    """
 
-    def __call__(self, step: int, loss: Loss) -> None:
-        terms = (loss.answer, loss.auxiliary, loss.right)
-        self.sums = [s + v for s, v in zip(self.sums, [*(t.item() for t in terms), 1], strict=True)]
-        if (step + 1) % EVERY and step + 1 < self.steps:
+    def __init__(self, path: Path, acc: Accelerator, send: Callable, steps: int):
+        self.path, self.acc, self.send, self.steps = path, acc, send, steps
+        self.cut = False
+
+    def __call__(self, progress: Progress, loss: Loss) -> None:
+        if not self.cut and self.acc.is_main_process:
+            self.cut_back(progress.step)
+        self.cut = True
+        notes = progress.notes
+        terms = [loss.answer.item(), loss.auxiliary.item(), loss.right.item(), 1]
+        notes["sums"] = [s + v for s, v in zip(notes.get("sums", [0.0] * 4), terms, strict=True)]
+        if progress.step % EVERY and progress.step < self.steps:
             return
-        answer, auxiliary, right = (s / self.sums[3] for s in self.sums[:3])
-        self.sums, self.loss, self.right = [0.0, 0.0, 0.0, 0], answer, right
-        line = {"step": step + 1, "loss": answer, "auxiliary": auxiliary, "accuracy": right}
-        self.acc.log(line, step=step + 1)
+        *sums, steps = notes.pop("sums")
+        notes["loss"], auxiliary, notes["right"] = (s / steps for s in sums)
+        line = {"step": progress.step, "loss": notes["loss"], "auxiliary": auxiliary, "accuracy": notes["right"]}
+        self.acc.log(line, step=progress.step)
         self.send(line | {"steps": self.steps})
-        if self.file:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
+        if self.acc.is_main_process:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
-    def close(self) -> None:
-        if self.file:
-            self.file.close()
+    def cut_back(self, step: int) -> None:
+        """To the lines before `step`; one that a crash tore is among those that go."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        kept = [line for line in lines if line.endswith(b"}\n") and json.loads(line)["step"] < step]
+        replace_file(self.path, b"".join(kept))
 
 
-def run_images(run: Run, home: Path, send: Callable) -> str:
+def run_images(run: Run, home: Path, send: Callable, save_every: int = SAVE_EVERY) -> str:
     """The image model that a run's cells start from."""
 
-    def seen(step: int, loss: Loss) -> None:
-        if (step + 1) % EVERY == 0:
-            line = {"step": step + 1, "steps": run.steps, "loss": loss.answer.item(), "accuracy": loss.right.item()}
-            send(line)
+    def seen(progress: Progress, loss: Loss) -> None:
+        if progress.step % EVERY == 0:
+            line = {"step": progress.step, "steps": run.steps}
+            send(line | {"loss": loss.answer.item(), "accuracy": loss.right.item()})
 
-    return str(image_model(run, home, accelerator(run), seen))
+    def waiting(held: str) -> None:
+        send({"waiting": held})
+
+    return str(image_model(run, home, save_every, seen, waiting))
 
 
-def train_and_keep(run: Run, out: Path | None, home: Path, log_with: str, send: Callable) -> Path:
+def train_and_keep(
+    run: Run, out: Path | None, home: Path, log_with: str, send: Callable, save_every: int = SAVE_EVERY
+) -> Path:
     """One run outside a sweep: its row, log, answers, weights and settings in one folder, which is returned."""
     name = Cell(run).id(content(data_folder(run.data, home)))
     out = out or home / "train" / name
-    vlm, row = train_cell(Cell(run), name, out, home, log_with, send)
+    vlm, row = train_cell(Cell(run), name, out, home, log_with, send, save_every)
     if is_first():
         save_whole(vlm.state_dict(), out / "model.safetensors")
         replace_file(out / "run.json", json.dumps(asdict(run), indent=2).encode())
         replace_file(out / "results.jsonl", (json.dumps(row | {"status": "done"}) + "\n").encode())
+    clear_checkpoints(out, name)
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tefusion.compressors import COMPRESSORS, check_k
-from tefusion.config import RECIPES, Run, choose, digest, one_each, parse
+from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS
 from tefusion.video import parse_size, sample
@@ -30,6 +30,9 @@ class Sweep:
     out: str = ""  # the run folder; by default runs/<budget>
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
+    hang: int = 600  # seconds without a sign of life, loading included, after which a cell is ended
+    retry: bool = False  # cells that were set aside, since they failed too often, are tried again
+    save_every: int = SAVE_EVERY
 
 
 # A budget is a set of axes that words on the command line override.
@@ -42,15 +45,24 @@ BUDGETS: dict[str, dict[str, list[Any]]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run, the parts it plays as a control ("" for a method or the baseline), and the protocol it belongs to."""
+    """One run, the parts it plays as a control ("" for a method or the baseline), and the protocols it belongs to."""
 
     run: Run
     control: str = ""
-    n_per_k: int = 0
+    n_per_k: tuple[int, ...] = (0,)
 
     def id(self, content: str) -> str:
         """`content` says what the data holds: the same settings on other data are another cell."""
         return digest(self.run, content, PROTOCOL)
+
+    def joined(self, control: str, n_per_k: int) -> "Cell":
+        """In one more part. A method or the baseline is no control, whatever else it serves as."""
+        if control and not self.control:
+            return self
+        if self.control and not control:
+            return Cell(self.run, "", (n_per_k,))
+        parts = dict.fromkeys([*self.control.split(","), control])
+        return Cell(self.run, ",".join(parts), tuple(dict.fromkeys([*self.n_per_k, n_per_k])))
 
 
 def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
@@ -63,6 +75,10 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     my_part([], sweep.shard)
     if sweep.jobs < 0:
         raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
+    if sweep.hang < 1:
+        raise ValueError(f"hang must be at least 1 second, got {sweep.hang}")
+    if sweep.save_every < 0:
+        raise ValueError(f"save_every must not be negative, got {sweep.save_every}")
     lengths = parsed.pop("n_per_k", [0])
     if "n_input" in parsed and any(lengths):
         raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")
@@ -73,11 +89,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
-            cells[run] = Cell(run, control, n_per_k)
-        parts = cells[run].control.split(",")
-        if control not in parts:  # a method or the baseline is no control, whatever else it serves as
-            joined = "" if "" in (control, *parts) else ",".join([*parts, control])
-            cells[run] = replace(cells[run], control=joined)
+        cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
     return sweep, list(cells.values())
 
 

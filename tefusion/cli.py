@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tefusion.config import RECIPES, Run, choose, fields, one_each, parse
+from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, fields, one_each, parse
 from tefusion.launch import is_first
+from tefusion.stop import STOPPED, Stopped, listen
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Train:
     out: str = ""
     home: str = "runs"
     log_with: str = ""
+    save_every: int = SAVE_EVERY
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def sweep(words: Sequence[str]) -> None:
     """many runs, one table"""
     from tefusion.sweep import sweep
 
+    listen()
     sweep(words)
 
 
@@ -90,10 +93,16 @@ def train(words: Sequence[str]) -> None:
 
     run, own = single_run(words, Train)
 
-    def send(line: dict[str, Any]) -> None:
-        say(watch.step(line))
+    if own.save_every < 0:
+        raise ValueError(f"save_every must not be negative, got {own.save_every}")
+    listen()
 
-    say(str(train_and_keep(run, Path(own.out) if own.out else None, Path(own.home), own.log_with, send)))
+    def send(line: dict[str, Any]) -> None:
+        if "step" in line:
+            say(watch.step(line))
+
+    out = Path(own.out) if own.out else None
+    say(str(train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every)))
 
 
 def say(text: str) -> None:
@@ -149,6 +158,10 @@ def run(command: str, words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"tefusion: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if is_first():
+            print(f"tefusion: {stopped}, run the same command to go on", file=sys.stderr)
+        return STOPPED
     return 0
 
 

@@ -76,6 +76,8 @@ CHOICES = {
     "precision": ("no", "bf16", "fp16"),
 }
 
+SAVE_EVERY = 50  # steps between two checkpoints; 0: only at the end, and where the run is asked to stop
+
 # A recipe is a set of defaults. "paper" is table 5 of MotionBench (2501.02955); what it leaves open is written here.
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {},

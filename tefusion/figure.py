@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tefusion.files import replace_file
 from tefusion.results import METHODS, mean, parts
-from tefusion.score import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

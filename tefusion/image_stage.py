@@ -3,33 +3,33 @@
 A still carries a question, and for each patch which colour is here and where the nearest object's centre lies.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tefusion.cells import PROTOCOL, content
-from tefusion.checkpoint import save_whole
+from tefusion.checkpoint import Checkpoints, clear, save_whole
 from tefusion.config import Run, digest
+from tefusion.data.examples import Key
 from tefusion.data.motion_augment import SYMMETRIES, Symmetry, arrange_options, turn_frames, turn_patches, turn_question
 from tefusion.data.motion_still import Still, still_questions
 from tefusion.data.motion_truth import PatchTargets, Truth, patch_targets
-from tefusion.data.order import Order
 from tefusion.data.prompt import prompt
 from tefusion.data.question import Question
 from tefusion.data.source import Split, data_folder, load_split
+from tefusion.launch import gather, is_first, wait_for_first
+from tefusion.lock import locked, patiently
 from tefusion.objective import StillBatch, StillObjective
-from tefusion.train import Seen, accelerator, create_vlm, fit, frame_cache, read_clip, unseen
+from tefusion.train import accelerator, batched, create_vlm, frame_cache, ordered, read_clip
+from tefusion.training import Seen, Training, fit, unseen
 from tefusion.video import Decoded
 from tefusion.vlm import VLM
 
@@ -45,32 +45,38 @@ def image_run(run: Run) -> Run:
     return replace(plain, **{name: getattr(run, name) for name in SHARED})
 
 
-def image_weights(run: Run, home: Path) -> Path | None:
+def image_weights(run: Run, home: Path, save_every: int) -> Path | None:
     """The image model that the run starts from; None where it starts from scratch. Comes before the run's own model:
     training it draws random numbers, which must not depend on who trained it."""
     if run.init == "scratch":
         return None
-    return image_model(image_run(run), home, accelerator(image_run(run)))
+    return image_model(image_run(run), home, save_every)
 
 
-def image_model(run: Run, home: Path, accelerator: Accelerator, seen: Seen = unseen) -> Path:
-    """The file of the image model, trained now if nobody has. Sweeps that need the same one wait for the first."""
+def image_model(
+    run: Run, home: Path, save_every: int, seen: Seen = unseen, waiting: Callable[[str], None] = patiently
+) -> Path:
+    """The file of the image model, trained now if nobody has. Sweeps that need the same one wait for the first:
+    `waiting` is told whom for, every second."""
+    training = Training(run, accelerator(run), seen)
     folder = data_folder(run.data, home)
     path = home / "images" / f"{digest(run, content(folder), PROTOCOL)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
+    training.checkpoints = Checkpoints(path.with_suffix(".checkpoints"), save_every, asdict(run))
     with ExitStack() as stack:
-        if accelerator.is_main_process:
-            stack.enter_context(locked(path.with_suffix(".lock")))
-        there = broadcast_object_list([path.exists()])[0]
-        if not there:
-            vlm = train_images(run, load_split(folder, "train"), home, accelerator, seen)
-            if accelerator.is_main_process:
+        if is_first():
+            stack.enter_context(locked(path.with_suffix(".lock"), waiting))
+        if not gather([path.exists()])[0]:
+            vlm = train_images(load_split(folder, "train"), home, training)
+            if is_first():
                 save_whole(vlm.state_dict(), path)
-        accelerator.wait_for_everyone()
+                clear(training.checkpoints.folder)
+        wait_for_first()
     return path
 
 
-def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, seen: Seen) -> VLM:
+def train_images(split: Split, home: Path, training: Training) -> VLM:
+    run = training.run
     if split.truth is None:
         raise ValueError(f"data {run.data!r} has no truth.safetensors to train an image model on; use init=scratch")
     vlm = create_vlm(run)
@@ -80,11 +86,13 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
     read = partial(read_clip, whole, frame_cache(home), (split.truth.size, split.truth.size), split.length)
 
     examples = StillExamples(stills, read, run.seed, split.shuffled)
-    ranks = accelerator.process_index, accelerator.num_processes
-    order = Order(len(examples), run.batch, run.steps, run.seed, 1, *ranks)
+    order = ordered(len(examples), run, training.accelerator)
     joined = partial(collate, split.truth, vlm.encoder.tower.patch_size)
-    batches = DataLoader(examples, batch_sampler=order, collate_fn=joined)
-    fit(StillObjective(vlm, CLASSES, run.auxiliary), vlm, batches, run, accelerator, seen)
+
+    def feed(done: int) -> Iterable[StillBatch]:
+        return batched(examples, replace(order, done=done), joined)
+
+    fit(StillObjective(vlm, CLASSES, run.auxiliary), vlm, feed, training)
     return vlm
 
 
@@ -92,6 +100,7 @@ def train_images(run: Run, split: Split, home: Path, accelerator: Accelerator, s
 class StillExample:
     """A question about one of a clip's frames; the others show their patches only."""
 
+    key: Key
     still: Still
     frames: UInt8[Tensor, "t h w 3"]
     question: Question
@@ -108,15 +117,14 @@ class StillExamples(Dataset):
     def __len__(self) -> int:
         return len(self.stills)
 
-    def __getitem__(self, key: tuple[int, int]) -> StillExample:
+    def __getitem__(self, key: Key) -> StillExample:
         epoch, place = key
         still = self.stills[place]
         rng = np.random.default_rng([self.seed, epoch, place])
         symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
         question = arrange_options(turn_question(still.question, symmetry), rng, self.shuffled)
-        return StillExample(
-            still, torch.from_numpy(turn_frames(self.read(still.question).frames, symmetry)), question, symmetry
-        )
+        frames = torch.from_numpy(turn_frames(self.read(still.question).frames, symmetry))
+        return StillExample(key, still, frames, question, symmetry)
 
 
 def collate(truth: Truth, patch: int, examples: Sequence[StillExample]) -> StillBatch:
@@ -133,12 +141,5 @@ def collate(truth: Truth, patch: int, examples: Sequence[StillExample]) -> Still
         [prompt(e.question) for e in examples],
         [str(e.question.answer) for e in examples],
         PatchTargets(*(torch.cat([getattr(p, name) for p in patches]) for name in names)),
+        [e.key for e in examples],
     )
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """The lock goes with the process that holds it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

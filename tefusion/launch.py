@@ -1,14 +1,21 @@
-"""Which of a launcher's processes this is."""
+"""Which of a launcher's processes this is, and what they do together."""
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def wait_for_first() -> None:
@@ -17,3 +24,12 @@ def wait_for_first() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def gather(things: list[T]) -> list[T]:
+    """Everybody's things, in the order of the processes; nobody goes on before all have given theirs."""
+    if world() == 1:
+        return things
+    from accelerate.utils import gather_object
+
+    return gather_object(things)

@@ -1,6 +1,8 @@
 """What training minimises: the answer's tokens and, where the generator knows the truth, its regression.
 
-Both objectives are modules around the model, so that DDP and FSDP see one forward a step.
+Both objectives are modules around the model, so that DDP and FSDP see one forward a part. A batch may come in parts, in
+several processes or one after another: `counts` says how many answer tokens and examples a part has, `share` is what
+these are of the whole batch's, and the parts' losses add up to the loss of the whole.
 """
 
 from dataclasses import dataclass
@@ -21,12 +23,18 @@ LIGHT = 8.0  # its weight among the auxiliary losses; at 1 the motion of backgro
 
 @dataclass(frozen=True)
 class Loss:
-    """`right` is the share of answers whose first token is the likeliest."""
+    """What a part of a batch adds to the loss of the whole; `right` is the share of answers whose first token is the
+    likeliest."""
 
     total: Float[Tensor, ""]
     answer: Float[Tensor, ""]
     auxiliary: Float[Tensor, ""]
     right: Float[Tensor, ""]
+
+
+def answer_tokens(vlm: VLM, answers: list[str]) -> float:
+    """Those that a reply's loss is the mean over: an answer's own and the one that ends it."""
+    return float(sum(len(vlm.ids(answer)) + 1 for answer in answers))
 
 
 def first_tokens_right(reply: Reply) -> Float[Tensor, ""]:
@@ -55,20 +63,28 @@ class VideoObjective(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(vlm.boi.shape[-1]), nn.Linear(vlm.boi.shape[-1], channels))
         self.light = nn.Linear(vlm.encoder.tower.width, 16)
 
-    def forward(self, batch: Batch) -> Loss:
+    def counts(self, batch: Batch) -> Float[Tensor, "2"]:
+        """Answer tokens, examples."""
+        return torch.tensor([answer_tokens(self.vlm, batch.answers), float(len(batch.answers))])
+
+    def forward(self, batch: Batch, share: Float[Tensor, "2"]) -> Loss:
+        tokens, examples = share
         if not batch.prompts:  # no example could be read: the gradient is zero, and other processes need not wait
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
             return Loss(nothing, nothing, nothing, nothing)
         targets = [target for target in batch.targets if target is not None]
         if not self.weight or len(targets) < len(batch.targets):
             reply = self.vlm(batch.videos, batch.prompts, batch.answers)
-            return Loss(reply.loss, reply.loss, reply.loss.new_zeros(()), first_tokens_right(reply))
+            answer = tokens * reply.loss
+            return Loss(answer, answer, answer.new_zeros(()), examples * first_tokens_right(reply))
         video = pixels(torch.stack([v for v in batch.videos if v is not None]).to(self.vlm.boi.device))
         features = self.vlm.encoder.encode(video.to(self.vlm.boi))
         embeds = self.vlm.encoder.project(features)
         reply = self.vlm.reply(list(embeds), batch.prompts, batch.answers)
+        answer = tokens * reply.loss
         auxiliary = self.trajectories(embeds, torch.stack(targets)) + LIGHT * self.kept(features.float(), video)
-        return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
+        auxiliary = examples * auxiliary
+        return Loss(answer + self.weight * auxiliary, answer, auxiliary, examples * first_tokens_right(reply))
 
     def trajectories(self, embeds: Float[Tensor, "b g m e"], targets: Float[Tensor, "b t c"]) -> Float[Tensor, ""]:
         guess = self.head(reduce(embeds, "b g m e -> b g e", "mean")).float()
@@ -90,6 +106,7 @@ class StillBatch:
     prompts: list[str]
     answers: list[str]
     patches: PatchTargets
+    keys: list[tuple[int, int]]  # the epoch and place of each
 
 
 class StillObjective(nn.Module):
@@ -101,16 +118,27 @@ class StillObjective(nn.Module):
         self.vlm, self.weight, self.classes = vlm, weight, classes
         self.head = nn.Linear(vlm.encoder.tower.width, classes + 2 + 2 + 16)
 
-    def forward(self, still: StillBatch) -> Loss:
+    def counts(self, still: StillBatch) -> Float[Tensor, "3"]:
+        """Answer tokens, examples, patches near an object."""
+        near = float(still.patches.near.sum())
+        return torch.tensor([answer_tokens(self.vlm, still.answers), float(len(still.answers)), near])
+
+    def forward(self, still: StillBatch, share: Float[Tensor, "3"]) -> Loss:
+        tokens, examples, _ = share
         video = pixels(still.frames.to(self.vlm.boi.device))
         features = self.vlm.encoder.encode(video.to(self.vlm.boi))
         shown = features[torch.arange(len(features)), still.asked][:, None]
         reply = self.vlm.reply(list(self.vlm.encoder.project(shown)), still.prompts, still.answers)
-        auxiliary = self.seen(rearrange(features, "b t 1 h w d -> b t h w d").float(), video, still.patches)
-        return Loss(reply.loss + self.weight * auxiliary, reply.loss, auxiliary, first_tokens_right(reply))
+        answer = tokens * reply.loss
+        auxiliary = self.seen(rearrange(features, "b t 1 h w d -> b t h w d").float(), video, still.patches, share)
+        return Loss(answer + self.weight * auxiliary, answer, auxiliary, examples * first_tokens_right(reply))
 
     def seen(
-        self, features: Float[Tensor, "b t h w d"], video: Float[Tensor, "b t 3 y x"], patches: PatchTargets
+        self,
+        features: Float[Tensor, "b t h w d"],
+        video: Float[Tensor, "b t 3 y x"],
+        patches: PatchTargets,
+        share: Float[Tensor, "3"],
     ) -> Float[Tensor, ""]:
         h, w = features.shape[2:4]
         classes, vectors, light = self.head(features).split([self.classes, 4, 16], dim=-1)
@@ -118,4 +146,5 @@ class StillObjective(nn.Module):
         truth = torch.cat([patches.offsets, patches.headings], dim=-1).to(features.device)
         near = patches.near.to(features)
         wrong = (vectors - truth).square().mean(-1) * near
-        return colour + wrong.sum() / near.sum().clamp(min=1) + LIGHT * F.mse_loss(light, brightness(video, h, w))
+        vectors_wrong = wrong.sum() / near.sum().clamp(min=1)
+        return share[1] * (colour + LIGHT * F.mse_loss(light, brightness(video, h, w))) + share[2] * vectors_wrong

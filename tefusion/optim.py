@@ -38,15 +38,15 @@ def optimizers(model: nn.Module, vlm: VLM, run: Run) -> list[torch.optim.Optimiz
 
 
 def muon_matrices(vlm: VLM) -> list[torch.Tensor]:
-
     parts = [vlm.encoder.tower.blocks, vlm.encoder.projector, vlm.encoder.compressor, vlm.decoder]
     heads = {id(vlm.decoder.get_output_embeddings()), id(vlm.decoder.get_input_embeddings())}
     linears = [m for part in parts for m in part.modules() if isinstance(m, nn.Linear) and id(m) not in heads]
     return [m.weight for m in linears if m.weight.requires_grad]
 
 
-def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: int, final: float):
-    """Linear warm-up, then a cosine down to the share `final` of the learning rate."""
+def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: int, final: float, done: int = 0):
+    """Linear warm-up, then a cosine down to the share `final` of the learning rate. It is a function of the step alone:
+    a run that goes on after `done` steps needs nothing else to find its place."""
     warmup = min(warmup, max(1, steps // 4))
 
     def share(step: int) -> float:
@@ -55,4 +55,6 @@ def schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: int, final: f
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share, last_epoch=done - 1)

@@ -1,102 +1,139 @@
-"""Tasks in processes of their own: one that dies fails its task alone, and another takes its place."""
+"""Tasks in processes of their own: one that dies or hangs fails its task alone, and another takes its place."""
 
+import faulthandler
 import multiprocessing
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
+
+from tefusion.failure import Failure, ended, hung
+from tefusion.memory import held, oom_kills
+from tefusion.orphan import end_group, end_with_parent
+from tefusion.stop import asked, listen
+from tefusion.tasks import POLL, Agenda, Event, Task, attempt, worded
+
+GRACE = 10.0  # seconds for a process that has nothing left to do
+STACK = signal.SIGUSR1  # has a worker write down where it is
 
 
-@dataclass(frozen=True)
-class Event:
-    """`kind` is "progress" (any number), then "done" with the result or "failed" with (reason, traceback)."""
+def run_pool(tasks: Sequence[Task], jobs: int, threads: int, hang: float) -> Iterator[Event]:
+    """`jobs` at once, each process with `threads` threads of torch. Processes are spawned and kept.
 
-    task: int
-    kind: str
-    value: Any
-
-
-Send = Callable[[Any], None]  # how a task reports its progress
-Work = Callable[..., Any]  # work(*task, send)
-
-
-def run_here(work: Work, tasks: Sequence[tuple]) -> Iterator[Event]:
-    """One after another in this process; progress is dropped."""
-    for i, task in enumerate(tasks):
-        yield attempt(i, work, task, lambda value: None)
-
-
-def run_pool(work: Work, tasks: Sequence[tuple], jobs: int, threads: int) -> Iterator[Event]:
-    """`jobs` at once, each process with `threads` threads of torch. Processes are spawned and kept."""
-    context = multiprocessing.get_context("spawn")
-    waiting = list(enumerate(tasks))[::-1]
-    workers: dict[Connection, tuple[Any, int]] = {}
-
-    def hand_out(process: Any, connection: Connection) -> None:
-        if waiting:
-            i, task = waiting.pop()
-            workers[connection] = process, i
-            with suppress(BrokenPipeError):  # it died after its last task: reading from it will tell
-                connection.send((i, work, task))
-        else:
-            with suppress(BrokenPipeError):
-                connection.send(None)
-            process.join()
-
-    def start() -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=worker, args=(theirs, threads))  # no daemon: a task may start processes
-        process.start()
-        theirs.close()
-        hand_out(process, ours)
-
+    A task that gives no sign of life for `hang` seconds is ended with all its processes. Where `stop.asked()`, nothing
+    new begins, and what runs is asked to save and end.
+    """
+    agenda, crew, passed_on = Agenda(tasks), list[Worker](), False
     try:
-        for _ in range(min(jobs, len(tasks))):
-            start()
-        while workers:
-            for connection in ready(workers):
-                process, i = workers[connection]
-                try:
-                    event = connection.recv()
-                except (EOFError, ConnectionError):
-                    del workers[connection]
-                    process.join()
-                    reason = f"the process ended with exit code {process.exitcode}"
-                    yield Event(i, "failed", (reason, reason))
-                    if waiting:
-                        start()
-                    continue
-                yield event
-                if event.kind != "progress":
-                    del workers[connection]
-                    hand_out(process, connection)
+        while True:
+            idle = [worker for worker in crew if not worker.busy]
+            while (idle or len(crew) < jobs) and (i := agenda.take()) is not None:
+                worker = idle.pop() if idle else Worker(threads)
+                worker.begin(i, tasks[i])
+                crew = [*(other for other in crew if other is not worker), worker]
+            if asked() and not passed_on:
+                passed_on = True
+                for worker in crew:
+                    worker.process.terminate()
+            busy = [worker for worker in crew if worker.busy]
+            if not busy:
+                return
+            for event in hear(busy, hang):
+                yield from [event] if event.kind == "progress" else agenda.close(event)
+            crew = [worker for worker in crew if not worker.gone]
     finally:  # where the reader of events stops early, nobody works on
-        for process, _ in workers.values():
-            process.terminate()
+        for worker in crew:
+            worker.leave()
 
 
-def ready(workers: Iterable[Connection]) -> list[Connection]:
-    return [connection for connection in wait(list(workers)) if isinstance(connection, Connection)]
+def hear(busy: Sequence["Worker"], hang: float) -> Iterator[Event]:
+    """One event of each that has something to say or shall say no more."""
+    ready = wait([worker.connection for worker in busy], POLL)
+    for worker in busy:
+        worker.peak = max(worker.peak, held(worker.pid))
+        if worker.connection in ready:
+            yield worker.receive()
+        elif time.monotonic() - worker.heard > hang:
+            yield worker.cut_off(hang)
 
 
-def worker(connection: Connection, threads: int) -> None:
+class Worker:
+    """A process of the pool, seen from outside; `busy` while it has a task at hand."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.stack, stack = context.Pipe(duplex=False)
+        # No daemon: a task may start processes.
+        self.process = context.Process(target=serve, args=(theirs, stack, threads))
+        self.process.start()
+        theirs.close()
+        stack.close()
+        self.pid = cast(int, self.process.pid)
+        self.busy = self.gone = False
+
+    def begin(self, i: int, task: Task) -> None:
+        self.task, self.busy, self.heard, self.last = i, True, time.monotonic(), ""
+        self.peak, self.kills = 0, oom_kills()
+        with suppress(BrokenPipeError):  # it died after its last task: receiving will tell
+            self.connection.send((i, task))
+
+    def receive(self) -> Event:
+        try:
+            event = self.connection.recv()
+        except (EOFError, OSError):  # it died, perhaps in the middle of a word
+            return self.bury(None)
+        self.heard = time.monotonic()
+        if event.kind == "progress":
+            self.last = worded(event.value)
+        else:
+            self.busy = False
+        return event
+
+    def cut_off(self, hang: float) -> Event:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, STACK)
+        stack = os.read(self.stack.fileno(), 1 << 16) if self.stack.poll(2 * POLL) else b""
+        return self.bury(hung(hang, self.last, stack.decode(errors="replace")))
+
+    def bury(self, failure: Failure | None) -> Event:
+        """The end of the process and of its children; without a `failure` it died by itself."""
+        self.end()
+        self.busy, self.gone = False, True
+        if failure is None and asked():  # it had not yet come to listen
+            return Event(self.task, "stopped", "")
+        return Event(self.task, "failed", failure or ended(self.process.exitcode, self.peak, self.kills))
+
+    def end(self) -> None:
+        end_group(self.pid)
+        self.process.kill()
+        self.process.join()
+
+    def leave(self) -> None:
+        """Politely where it has nothing at hand, else at once."""
+        self.connection.close()
+        if not self.busy:
+            self.process.join(GRACE)
+        self.end()
+
+
+def serve(connection: Connection, stack: Connection, threads: int) -> None:
+    """A worker's life: tasks come, events go."""
+    end_with_parent()
+    listen()
+    faulthandler.register(STACK, stack.fileno())
     import torch
 
     torch.set_num_threads(threads)
-    while (order := connection.recv()) is not None:
-        i, work, task = order
-        connection.send(attempt(i, work, task, partial(progress, connection, i)))
+    with suppress(EOFError):
+        while True:
+            i, task = connection.recv()
+            connection.send(attempt(i, task, partial(report, connection, i)))
 
 
-def progress(connection: Connection, task: int, value: Any) -> None:
+def report(connection: Connection, task: int, value: Any) -> None:
     connection.send(Event(task, "progress", value))
-
-
-def attempt(i: int, work: Work, task: tuple, send: Send) -> Event:
-    try:
-        return Event(i, "done", work(*task, send))
-    except Exception as error:
-        return Event(i, "failed", (f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc()))

@@ -9,9 +9,11 @@ from pathlib import Path
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import paper_table3, printed
 from tefusion.figure import TITLES, matched, method_name, write_figure
+from tefusion.files import replace_file
 from tefusion.live import live_table
-from tefusion.results import WORLD, ResultsError, method_order, parts, read_results, table
-from tefusion.score import CATEGORIES, category_order, replace_file
+from tefusion.results import WORLD, method_order, parts, table
+from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
+from tefusion.score import CATEGORIES, category_order
 from tefusion.statistics import Estimate
 from tefusion.wording import NOTHING, count, grid, number, percent, plural, short
 
@@ -164,19 +166,28 @@ def _paper(lines: Sequence[Mapping]) -> list[str]:
 
 
 def _failed(rows: Sequence[Mapping]) -> list[str]:
+    """A sweep tries them again, but for those that are set aside."""
     failed = sorted((row for row in rows if row["status"] == "failed"), key=method_order)
-    body = [
-        [row["compressor"], row["k"], row.get("control") or "", row["seed"], row["id"], short(row["reason"])]
-        for row in failed
-    ]
-    return grid(["method", "k", "control", "seed", "cell", "reason"], body) if body else []
+    heads = ["method", "k", "control", "seed", "failures", "reason", "log"]
+    body = []
+    for row in failed:
+        times = f"{row.get('failures', 1)}" + ", set aside" * is_set_aside(row)
+        cells = [row["compressor"], row["k"], row.get("control") or "", row["seed"], times, short(row["reason"])]
+        body.append([*cells, f"`{log_of(row)}`"])
+    aside = "A cell that is set aside is tried again with `retry=true` only."
+    return [*grid(heads, body), *(["", aside] if any(map(is_set_aside, failed)) else [])] if failed else []
 
 
 def _unreadable(rows: Sequence[Mapping]) -> list[str]:
     """Named once each, with the number of cells that met them."""
-    names = [str(name) for row in rows for name in row.get("unreadable_videos") or ()]
+    asked = _counted(rows, "unreadable_videos", "Every question about these counts as wrong:")
+    trained = _counted(rows, "unreadable_training_videos", "Left out of training:")
+    return [*asked, *([""] if asked and trained else []), *trained]
+
+
+def _counted(rows: Sequence[Mapping], field: str, text: str) -> list[str]:
+    names = [str(name) for row in rows for name in row.get(field) or ()]
     counted = {name: names.count(name) for name in sorted(set(names))}
-    text = "Every question about them counts as wrong."
     return [text, "", *(f"- `{name}` in {plural(number, 'cell')}" for name, number in counted.items())] if names else []
 
 

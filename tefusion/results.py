@@ -1,8 +1,7 @@
-"""The rows a sweep left in `results.jsonl`, and the lines they make together: one line a setting, over its seeds."""
+"""rows -> lines: one line a setting, over its seeds."""
 
 import json
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,6 @@ COSTS = ("params", "compressor_params", *FLOPS, *MILLISECONDS, "peak_memory_mb",
 WORLD = ("encoder", "decoder", "data", "steps", "protocol")  # two lines that differ here cannot be compared
 METHOD = ("compressor", "k", "n_input", "control", "size", "l_decoder")
 IDENTITY = (*METHOD, *WORLD, "n_per_k", "seed")
-NEEDED = {
-    "done": ("compressor", "k", "n_input", "l_decoder", "seed", "accuracy", "stderr", "by_category", "questions"),
-    "failed": ("compressor", "k", "seed", "reason"),
-}
-
-
-class ResultsError(ValueError):
-    """A results file that cannot be reported; the message names the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -41,56 +32,15 @@ class Marks:
     chance: float
 
 
-def read_results(folders: str | Path | Sequence[str | Path]) -> list[dict]:
-    """Rows of every `results.jsonl` and shard `results-*.jsonl` in the folders, each with its `folder`.
-
-    An id that comes twice keeps its last row that is done, else its last one. A line that is not JSON, as a killed
-    process leaves it, is ignored with a warning; a row that lacks a field or holds a wrong one is a ResultsError.
-    """
-    rows: dict[str, dict] = {}
-    for folder in [folders] if isinstance(folders, str | Path) else folders:
-        files = sorted([*Path(folder).glob("results.jsonl"), *Path(folder).glob("results-*.jsonl")])
-        if not files:
-            raise ResultsError(f"{folder} holds no results.jsonl")
-        for row in (row for file in files for row in _rows(file)):
-            known = rows.get(row["id"])
-            if known is None or row["status"] == "done" or known["status"] == "failed":
-                rows[row["id"]] = row
-    return list(rows.values())
-
-
-def _rows(file: Path) -> Iterable[dict]:
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            if line.strip():
-                warnings.warn(f"{file}:{number} is a torn line: its cell counts as not run", stacklevel=3)
-            continue
-        if problem := _problem(row):
-            raise ResultsError(f"{file}:{number}: {problem}")
-        yield {"control": "", "n_per_k": None, "size": "", **row, "folder": str(file.parent)}
-
-
-def _problem(row: object) -> str | None:
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-        return "not a row of results: it needs an id"
-    if row.get("status") not in NEEDED:
-        return f"status must be done or failed, got {row.get('status')!r}"
-    if missing := [name for name in NEEDED[row["status"]] if name not in row]:
-        return f"cell {row['id']} lacks {', '.join(missing)}"
-    if row["status"] == "failed":
-        return None
-    accuracies = {"accuracy": row["accuracy"], **row["by_category"]}
-    for name, value in accuracies.items():
-        if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN fails as well
-            return f"cell {row['id']}: {name} must lie between 0 and 1, got {value!r}"
-    return None
-
-
 def parts(row: Mapping) -> frozenset[str]:
     """The controls a row stands for; one run may play several."""
     return frozenset(filter(None, row.get("control", "").split(",")))
+
+
+def lengths(row: Mapping) -> Sequence[int]:
+    """The protocols a row belongs to: n_per_k, and 0 where the frames that enter are fixed."""
+    found = row.get("n_per_k") or 0
+    return [found] if isinstance(found, int) else found
 
 
 def method_order(row: Mapping) -> tuple:
@@ -141,8 +91,8 @@ def _line(cells: list[dict], marks: Mapping[str, Marks | None]) -> dict:
     return {
         **{name: kept[0].get(name) for name in METHOD + WORLD},
         "settings": json.loads(_key(kept[0])[-1]),
-        "n_per_k": sorted({row["n_per_k"] for row in cells if row["n_per_k"]}),
-        "by_input": any(not row["n_per_k"] for row in cells),
+        "n_per_k": sorted({length for row in cells for length in lengths(row) if length}),
+        "by_input": any(0 in lengths(row) for row in cells),
         "by_seed": {seed: row["accuracy"] for seed, row in by_seed.items()},
         "shadowed": len(cells) - len(kept),
         "accuracy": mean(accuracies),

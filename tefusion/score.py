@@ -1,12 +1,12 @@
 """reply -> letter -> answers -> accuracy, overall and by category."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tefusion.files import replace_file
 from tefusion.statistics import clustered_stderr
 
 # MotionBench's categories in the paper's order, with the paper's short names.
@@ -108,15 +108,3 @@ def _answer(row: object) -> Answer:
     if row.get("correct", answer.correct) != answer.correct:
         raise ValueError(f"correct contradicts prediction {answer.prediction!r} and answer {answer.answer!r}")
     return answer
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Whole or not at all: written beside `path`, then renamed over it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,37 +1,48 @@
 """Many runs: plan the cells, leave out those that are done, train the rest, write what each gave, report."""
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tefusion.cells import Cell, Sweep, content, my_part, plan
+from tefusion.config import Run
 from tefusion.data.source import data_folder
 from tefusion.launch import is_first, wait_for_first, world
+from tefusion.ledger import Ledger
+from tefusion.lock import locked
 from tefusion.report import live_table, read_results, write_report
-from tefusion.results import ResultsError
-from tefusion.watch import watch
+from tefusion.rows import is_set_aside, log_of
+from tefusion.stop import Stopped
+from tefusion.tasks import Event, Task, run_here
+from tefusion.video import parse_size
+from tefusion.watch import label, watch
 
 
 def sweep(words: Sequence[str]) -> Path:
     """Runs what `words` ask for and returns the report. Cells that are done are never done again.
 
     Started under a launcher with several processes, all of them train each cell together; else `jobs` cells run at
-    once, each in a process of its own.
+    once, each in a process of its own. Raises Stopped where it was asked to end before all cells were tried.
     """
     plans, cells = plan(words)
     home = Path(plans.home)
     out = Path(plans.out) if plans.out else home / plans.budget
-    if is_first():
-        write_data(cells, home)
-    wait_for_first()
-    named = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in my_part(cells, plans.shard)}
-    done = {row["id"] for row in rows_of(out) if row["status"] == "done"}
-    left = {name: cell for name, cell in named.items() if name not in done}
-    if left:
-        train_cells(left, plans, out, home)
-    return report(out, wrote=bool(left)) if is_first() else out / "report.md"
+    results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
+    with locked(results.with_suffix(".lock")) if is_first() else nullcontext():
+        if is_first():
+            write_data(cells, home)
+        wait_for_first()
+        named = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in my_part(cells, plans.shard)}
+        left = to_do(named, rows_of(out), plans.retry)
+        wait_for_first()  # all have read what the first will go on writing
+        unfinished = train_cells(left, len(named), plans, results, home) if left else 0
+        if is_first():
+            report(out, named, wrote=bool(left))
+    if unfinished:
+        raise Stopped(f"{unfinished} of {len(named)} cells are left")
+    return out / "report.md"
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:
@@ -40,64 +51,51 @@ def write_data(cells: Sequence[Cell], home: Path) -> None:
 
 
 def rows_of(out: Path) -> list[dict]:
-    try:
-        return read_results(out)
-    except ResultsError:
-        if any(out.glob("results*.jsonl")):
-            raise
-        return []
+    return read_results(out) if any(out.glob("results*.jsonl")) else []
 
 
-def train_cells(left: dict[str, Cell], plans: Sweep, out: Path, home: Path) -> None:
-    """Image models first, each once, then the cells that start from them."""
+def to_do(named: Mapping[str, Cell], rows: Sequence[Mapping], retry: bool) -> dict[str, Cell]:
+    """The longest first, so that no core waits long for another at the end."""
+    over = {row["id"] for row in rows if row["status"] == "done" or (is_set_aside(row) and not retry)}
+    return dict(sorted(((n, c) for n, c in named.items() if n not in over), key=lambda item: -pixels(item[1].run)))
+
+
+def pixels(run: Run) -> int:
+    height, width = parse_size(run.size)
+    return run.steps * run.batch * run.n_input * height * width
+
+
+def train_cells(left: dict[str, Cell], planned: int, plans: Sweep, results: Path, home: Path) -> int:
+    """Image models, each once, and each cell as soon as its own is there. Returns how many of those `left` still are.
+
+    A process's threads depend on how many cells are `planned`, not on how many are left: a sweep that is taken up
+    gives the same numbers to the last bit.
+    """
     from tefusion.cell import describe, run_cell, run_images
     from tefusion.image_stage import image_run
-    from tefusion.machine import provenance
-    from tefusion.pool import run_here, run_pool
 
-    jobs = jobs_at_once(plans.jobs)
-    out.mkdir(parents=True, exist_ok=True)
-    results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
-
-    def run(work: Callable, tasks: list[tuple]) -> Iterator:
-        if jobs == 0:
-            return run_here(work, tasks)
-        return run_pool(work, tasks, jobs, threads=max(1, (os.cpu_count() or 1) // min(jobs, len(tasks))))
-
+    out = results.parent
     images = list(dict.fromkeys(image_run(cell.run) for cell in left.values() if cell.run.init == "image"))
-    names = list(left)
+    image_work, cell_work = (partial(work, save_every=plans.save_every) for work in (run_images, run_cell))
+    tasks = [Task(image_work, (image, home)) for image in images]
+    for name, cell in left.items():
+        after = images.index(image_run(cell.run)) if cell.run.init == "image" else None
+        tasks.append(Task(cell_work, (cell, name, out, home, plans.log_with), after))
     with watch(rows_of(out), [describe(cell, name) for name, cell in left.items()], is_first()) as watcher:
-        for event in run(run_images, [(image, home) for image in images]):
-            watcher.image(images[event.task].seed, event)
-        for event in run(run_cell, [(left[name], name, out, home, plans.log_with) for name in names]):
-            name = names[event.task]
-            if event.kind == "progress":
-                watcher.progress(name, event.value)
-                continue
-            row = describe(left[name], name) | {"budget": plans.budget}
-            if event.kind == "done":
-                row |= event.value | {"status": "done"}
-            else:
-                reason, trace = event.value
-                row |= {"status": "failed", "reason": reason} | provenance()
-                keep_trace(out / "cells" / name / "error.log", trace)
-            if is_first():
-                append(results, row)
-            watcher.finished(name, row)
+        ledger = Ledger(results, plans.budget, images, left, watcher)
+        for event in events(tasks, planned, plans, ledger):
+            ledger.note(event)
+    return len(watcher.pending)
 
 
-def keep_trace(path: Path, trace: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(trace, encoding="utf-8")
+def events(tasks: Sequence[Task], planned: int, plans: Sweep, ledger: Ledger) -> Iterator[Event]:
+    jobs = min(planned, jobs_at_once(plans.jobs))
+    if jobs:
+        from tefusion.pool import run_pool
 
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """One line, on disk before the next cell starts; a line that a crash tore before is closed first."""
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * torn + json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        return run_pool(tasks, jobs, max(1, (os.cpu_count() or 1) // jobs), plans.hang)
+    # The others would only end the first before it has written what hangs.
+    return run_here(tasks, plans.hang if is_first() else float("inf"), ledger.note)
 
 
 def jobs_at_once(asked: int) -> int:
@@ -109,12 +107,17 @@ def jobs_at_once(asked: int) -> int:
     return asked or os.cpu_count() or 1
 
 
-def report(out: Path, wrote: bool) -> Path:
+def report(out: Path, named: Mapping[str, Cell], wrote: bool) -> None:
     from rich.console import Console
 
-    path = out / "report.md"
+    path, rows = out / "report.md", rows_of(out)
+    if not rows:
+        return
     if wrote or not path.exists():
         write_report(out)
-    Console().print(live_table(read_results(out)))
+    Console().print(live_table(rows))
+    for row in rows:
+        if row["id"] in named and is_set_aside(row):
+            print(f"set aside after {row['failures']} failures (retry=true tries it again): {label(row)}")
+            print(f"  {row['reason']}\n  {out / log_of(row)}")
     print(f"report: {path}")
-    return path

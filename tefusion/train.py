@@ -1,20 +1,20 @@
 """One run under Accelerate: build, start from the image stage, train on videos."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
-from torch import nn
-from torch.utils.data import DataLoader
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch.utils.data import DataLoader, Dataset
 
 from tefusion.compressors import options_of
 from tefusion.config import Run, choose
-from tefusion.data.examples import Examples, collate, within_budget
+from tefusion.data.examples import Batch, Examples, collate, within_budget
 from tefusion.data.motion import vocabulary
 from tefusion.data.motion_truth import CHANNELS
 from tefusion.data.order import Order
@@ -22,19 +22,16 @@ from tefusion.data.question import Question
 from tefusion.data.source import Split
 from tefusion.decoder import create_decoder
 from tefusion.frame_cache import FrameCache
-from tefusion.objective import Loss, VideoObjective
-from tefusion.optim import freeze, optimizers, schedule
+from tefusion.launch import gather
+from tefusion.objective import VideoObjective
+from tefusion.optim import freeze
 from tefusion.tokenizer import byte_level_tokenizer
+from tefusion.training import Training, fit
 from tefusion.video import Decoded, parse_size
 from tefusion.vision import create_video_encoder
 from tefusion.vlm import VLM
 
-Seen = Callable[[int, Loss], None]  # told of every step
 CACHE_BYTES = 20 << 30
-
-
-def unseen(step: int, loss: Loss) -> None:
-    """Nobody watches."""
 
 
 def create_vlm(run: Run) -> VLM:
@@ -77,7 +74,6 @@ def accelerator(run: Run, log_with: str = "", folder: Path | None = None) -> Acc
     AcceleratorState._reset_state()  # cells of one process may differ in precision
     made = Accelerator(
         mixed_precision=run.precision,
-        gradient_accumulation_steps=run.accumulate,
         log_with=log_with or None,
         project_dir=folder,
         # Text alone leaves the encoder out of the loss, and no auxiliary loss its head.
@@ -91,43 +87,30 @@ def frame_cache(home: Path) -> FrameCache:
     return FrameCache(home / "frames", CACHE_BYTES)
 
 
-def fit(objective: nn.Module, vlm: VLM, batches: Iterable, run: Run, accelerator: Accelerator, seen: Seen) -> None:
-    """`batches` gives run.accumulate of them for each of run.steps."""
-    model, *made = accelerator.prepare(objective, *optimizers(objective, vlm, run))  # together: sharding wants both
-    plans = [schedule(o, run.steps, run.warmup, run.final_lr) for o in made]
-    model.train()
-    for micro, batch in enumerate(batches):
-        with accelerator.accumulate(model):
-            with accelerator.autocast():
-                loss = model(batch)
-            if not loss.total.isfinite():
-                raise FloatingPointError(f"the loss is {loss.total.item()} at step {micro // run.accumulate + 1}")
-            accelerator.backward(loss.total)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), run.clip)
-            for optimizer in made:
-                optimizer.step()
-                optimizer.zero_grad()
-        if accelerator.sync_gradients:
-            for plan in plans:
-                plan.step()
-            seen(micro // run.accumulate, loss)
-    model.eval()
-
-
-def train_videos(
-    vlm: VLM, run: Run, split: Split, cache: FrameCache, accelerator: Accelerator, seen: Seen
-) -> list[str]:
-    """Returns the videos that could not be read and were left out."""
+def train_videos(vlm: VLM, split: Split, cache: FrameCache, training: Training) -> None:
+    run, accelerator, progress = training.run, training.accelerator, training.progress
     size = parse_size(run.size)
     turned = run.augment and split.targets is not None
     read = reader(run, cache, (max(size),) * 2 if turned else size, split.length)
     examples = Examples(split, read, size, run.seed, turned)
-    ranks = accelerator.process_index, accelerator.num_processes
-    order = Order(len(examples), run.batch, run.steps, run.seed, run.accumulate, *ranks)
-    batches = DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=run.workers)
+    order = ordered(len(examples), run, accelerator)
     freeze(vlm, run.freeze)
     objective = VideoObjective(vlm, sum(CHANNELS.values()), run.auxiliary if split.targets is not None else 0.0)
-    unread: set[str] = set()
-    fit(objective, vlm, within_budget(batches, len(examples), unread), run, accelerator, seen)
-    return sorted(set(gather_object(list(unread))))
+
+    def feed(done: int) -> Iterable[Batch]:
+        batches = batched(examples, replace(order, done=done), collate, run.workers)
+        return within_budget(batches, len(examples), progress.unread)
+
+    fit(objective, vlm, feed, training)
+    progress.unread |= set(gather(sorted(progress.unread)))
+
+
+def ordered(examples: int, run: Run, accelerator: Accelerator) -> Order:
+    ranks = accelerator.process_index, accelerator.num_processes
+    return Order(examples, run.batch, run.steps, run.seed, run.accumulate, *ranks)
+
+
+def batched(examples: Dataset, order: Order, collate: Callable, workers: int = 0) -> DataLoader:
+    """The loader draws from a generator of its own: the run's would be elsewhere after a resume."""
+    draws = torch.Generator()
+    return DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=workers, generator=draws)

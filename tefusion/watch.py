@@ -27,10 +27,15 @@ class Watcher:
             return
         self.running.pop(name, None)
         if self.lines:
-            self.say(f"{name}: {event.kind}" + (f": {event.value[0]}" if event.kind == "failed" else ""))
+            self.say(f"{name}: {event.kind}" + (f": {event.value.reason}" if event.kind == "failed" else ""))
 
     def progress(self, cell: str, value: Mapping) -> None:
         self.running[cell] = f"{label(self.pending[cell])}: {step(value)}"
+
+    def stopped(self, cell: str) -> None:
+        self.running.pop(cell, None)
+        if self.lines:
+            self.say(f"{label(self.pending[cell])}: stopped")
 
     def finished(self, cell: str, row: Mapping) -> None:
         self.running.pop(cell, None)
@@ -57,6 +62,10 @@ class Watcher:
 
 
 def step(value: Mapping) -> str:
+    if "waiting" in value:
+        return f"waits, since {value['waiting']}"
+    if "answered" in value:
+        return f"{value['answered']}/{value['questions']} questions answered"
     return f"step {value['step']}/{value['steps']}, loss {value['loss']:.3f}, accuracy {100 * value['accuracy']:.0f} %"
 
 

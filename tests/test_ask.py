@@ -12,7 +12,7 @@ from tefusion.ask import ask, load_run
 from tefusion.cell import train_and_keep
 from tefusion.cells import Cell, content
 from tefusion.config import Run
-from tefusion.results import read_results
+from tefusion.rows import read_results
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,14 @@ def test_both_protocols_in_one_sweep():
     assert {(cell.run.k, cell.run.n_input) for cell in grid} == {(2, Run.n_input), (2, 8)}
 
 
+def test_a_run_of_both_protocols_is_one_cell_that_says_so():
+    grid = cells("n_per_k=0,4", "k=4", "compressor=none,pllava", *WORLD[1:])
+    assert len({cell.run for cell in grid}) == len(grid)
+    belongs = {(cell.run.compressor, cell.run.n_input): cell.n_per_k for cell in grid if not cell.control}
+    # Four frames without compression are a control of one protocol, and the baseline of the other.
+    assert belongs == {("none", 16): (0,), ("pllava", 16): (0, 4), ("none", 4): (4,)}
+
+
 def test_every_list_is_an_axis():
     grid = cells("seed=0,1", "lr=1e-3,2e-3", "n_input=8,16", "k=2", "compressor=pllava", "controls=false")
     assert len(grid) == 8

@@ -107,7 +107,7 @@ def test_unreadable_videos_are_left_out_counted_and_named(broken, read, workers,
 
 
 def test_more_than_the_budget_is_an_error():
-    bad = [Unread(f"{i}.mp4", f"{i}.mp4: broken") for i in range(3)]
+    bad = [Unread((0, i), f"{i}.mp4", f"{i}.mp4: broken") for i in range(3)]
     limit = int(2 / BAD_VIDEOS)
     assert len(list(within_budget([collate(bad[:2]), collate(bad[:2])], limit, set()))) == 2
     with pytest.raises(ValueError, match=f"3 of {limit} training videos cannot be read; the last one: 2.mp4: broken"):

@@ -15,7 +15,7 @@ from tefusion.config import Run
 from tefusion.data.motion_truth import patch_targets
 from tefusion.data.source import load_split
 from tefusion.image_stage import image_model, image_run, image_weights
-from tefusion.train import accelerator, create_vlm, frame_cache, reader
+from tefusion.train import create_vlm, frame_cache, reader
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +42,24 @@ def test_runs_that_differ_after_the_image_stage_share_it(run):
 
 
 def test_it_is_trained_once_and_reused(run, tmp_path, trained):
-    first = image_weights(run, tmp_path)
+    first = image_weights(run, tmp_path, 0)
     written = first.stat().st_mtime_ns
-    assert image_weights(replace(run, compressor="pllava", n_input=8), tmp_path) == first
+    assert image_weights(replace(run, compressor="pllava", n_input=8), tmp_path, 0) == first
     assert (len(trained), first.stat().st_mtime_ns) == (1, written)
-    assert image_weights(replace(run, seed=1), tmp_path) != first
+    assert image_weights(replace(run, seed=1), tmp_path, 0) != first
     assert len(trained) == 2
     assert load_file(first).keys() == create_vlm(image_run(run)).state_dict().keys()
 
 
 def test_a_run_from_scratch_needs_none(run, tmp_path, trained):
-    assert image_weights(replace(run, init="scratch"), tmp_path) is None
+    assert image_weights(replace(run, init="scratch"), tmp_path, 0) is None
     assert not trained
 
 
 def test_it_learns_what_a_still_shows(run, tmp_path):
     still = image_run(replace(run, image_steps=40, batch=32))
     losses = []
-    image_model(still, tmp_path, accelerator(still), lambda step, loss: losses.append(loss))
+    image_model(still, tmp_path, 0, lambda at, loss: losses.append(loss))
     assert len(losses) == 40
     assert losses[-1].auxiliary < 0.6 * losses[0].auxiliary
     assert losses[-1].answer < 0.5 * losses[0].answer
@@ -67,7 +67,7 @@ def test_it_learns_what_a_still_shows(run, tmp_path):
 
 def test_it_is_the_same_whoever_trains_it(run, tmp_path):
     """A run that adds up parts of a batch, or had its model trained by another, changes nothing in it."""
-    states = [load_file(image_weights(replace(run, accumulate=n), tmp_path / str(n))) for n in (1, 4)]
+    states = [load_file(image_weights(replace(run, accumulate=n), tmp_path / str(n), 0)) for n in (1, 4)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -83,7 +83,7 @@ def test_a_cell_is_the_same_whether_its_image_model_was_there_or_not(run, tmp_pa
 def test_a_cell_starts_from_the_image_models_weights(run, tmp_path, monkeypatch):
     image = perturb(create_vlm(image_run(run)))
     save_whole(image.state_dict(), tmp_path / "image.safetensors")
-    monkeypatch.setattr(cell, "image_weights", lambda run, home: tmp_path / "image.safetensors")
+    monkeypatch.setattr(cell, "image_weights", lambda run, home, save_every: tmp_path / "image.safetensors")
     still = replace(run, steps=1, lr=1e-12, muon_lr=1e-12, position_std=0.0)  # trained as good as not at all
     vlm, _ = cell.train_cell(Cell(still), "cell", tmp_path, tmp_path, "", lambda line: None)
     frame = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
@@ -97,7 +97,7 @@ def test_data_without_truth_needs_another_start(run, clips, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train/video_info.meta.jsonl").write_text((clips / "train/video_info.meta.jsonl").read_text())
     with pytest.raises(ValueError, match=r"no truth\.safetensors to train an image model on; use init=scratch"):
-        image_weights(replace(run, data=str(tmp_path)), tmp_path / "home")
+        image_weights(replace(run, data=str(tmp_path)), tmp_path / "home", 0)
 
 
 def test_a_still_is_determined_by_epoch_and_place_and_its_patches_turn_with_it(clips, home):

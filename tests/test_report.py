@@ -14,6 +14,7 @@ import pytest
 from tefusion.figure import draw, protocol_panels, spread_out
 from tefusion.report import ResultsError, live_table, markdown, read_results, table, write_report
 from tefusion.results import difference
+from tefusion.rows import append, is_set_aside
 from tefusion.score import CATEGORIES, Answer, summarise, write_answers
 from tefusion.statistics import clustered_stderr, paired_over_seeds
 
@@ -63,6 +64,8 @@ def sweep(tmp_path_factory):
     failed = {"id": "broken", "status": "failed", "reason": "out of memory | tried\n3 GB"}
     rows.append({**BASE, **failed, "compressor": "pllava", "k": 4, "seed": 3, "n_input": 16, "control": ""})
     next(row for row in rows if row["compressor"] == "te_fusion")["unreadable_videos"] = ["self-collected/bad.mp4"]
+    for row in rows[:2]:
+        row["unreadable_training_videos"] = ["train/worse.mp4"]
     write_rows(folder, rows)
     return folder
 
@@ -107,6 +110,48 @@ def test_a_torn_line_is_named_and_ignored(tmp_path):
     (tmp_path / "results.jsonl").write_text(text[:-40])
     with pytest.warns(UserWarning, match=r"results\.jsonl:2 is a torn line"):
         assert [row["seed"] for row in read_results(tmp_path)] == [0]
+
+
+def test_a_line_torn_at_any_byte_costs_itself_alone(tmp_path):
+    rows = [cell(tmp_path, seed=seed, machine="Kerne, zwölf — 十二") for seed in (0, 1)]
+    path = tmp_path / "results.jsonl"
+    append(path, rows[0])
+    whole = path.read_bytes()
+    line = json.dumps(rows[1], ensure_ascii=False).encode()  # as another program may have written it
+    for cut in range(1, len(line)):
+        path.write_bytes(whole + line[:cut])
+        append(path, rows[1])
+        with pytest.warns(UserWarning, match=r"results\.jsonl:2 is a torn line"):
+            assert [row["seed"] for row in read_results(tmp_path)] == [0, 1]
+    path.write_bytes(whole + line)  # whole but for its end
+    append(path, rows[0])
+    assert path.read_bytes() == whole + line + b"\n" + whole
+
+
+def test_a_row_holds_one_line_whatever_is_in_it(tmp_path):
+    (tmp_path / "results.jsonl").write_bytes(
+        json.dumps(cell(tmp_path, machine="a\u2028b"), ensure_ascii=False).encode()
+    )
+    assert [row["machine"] for row in read_results(tmp_path)] == ["a\u2028b"]
+
+
+def test_failures_are_counted_over_all_files_until_the_cell_is_done(tmp_path):
+    failed = {**BASE, "id": "a", "status": "failed", "compressor": "none", "k": 1, "seed": 0, "reason": "no"}
+    write_rows(tmp_path, [failed], "results-0of2.jsonl")
+    write_rows(tmp_path, [failed, {**failed, "id": "b"}], "results-1of2.jsonl")
+    first, other = read_results(tmp_path)
+    assert (first["failures"], other["failures"]) == (2, 1)
+    assert not is_set_aside(first)
+    write_rows(tmp_path, [{**failed, "reason": "last"}])
+    (first, _) = read_results(tmp_path)
+    assert is_set_aside(first)
+    text = markdown([first, other])
+    assert "| none | 1 |  | 0 | 3, set aside | last | `cells/a/error.log` |" in text
+    assert "| none | 1 |  | 0 | 1 | no | `cells/b/error.log` |" in text
+    assert "`retry=true`" in text
+    assert "`retry=true`" not in markdown([other])
+    append(tmp_path / "results.jsonl", cell(tmp_path, id="a"))
+    assert not is_set_aside(read_results(tmp_path)[0])
 
 
 @pytest.mark.parametrize(
@@ -226,6 +271,17 @@ def test_fixed_decoder_length_has_its_own_table(tmp_path):
     assert [panel.title for panel in protocol_panels(lines)] == ["4·k input frames, the same decoder tokens at every k"]
 
 
+def test_a_run_of_both_protocols_is_reported_under_both(tmp_path):
+    rows = [cell(tmp_path, n_per_k=[0]), cell(tmp_path, n_input=4, n_per_k=[4], rate=0.3)]
+    rows += [cell(tmp_path, "te_fusion", 4, 16, n_per_k=[0, 4], rate=0.8)]
+    write_rows(tmp_path, rows)
+    text = markdown(read_results(tmp_path))
+    fixed_input, fixed_length = text.split("## Accuracy, ")[1:]
+    assert fixed_input.startswith("16 input frames")
+    assert fixed_length.startswith("4·k input frames")
+    assert fixed_input.count("| te_fusion | 4 | 16 | **") == fixed_length.count("| te_fusion | 4 | 16 | **") == 1
+
+
 # saying
 
 
@@ -241,7 +297,8 @@ def test_the_report_says_what_the_rows_say(sweep, lines):
     assert cells[15] == "51.0"
     assert "| te_fusion | 4 | 16 | 1.25 | 0.01 | 2 | 0.15 | 812 | 300,000 | 0 | 60 |" in text  # cost
     assert "out of memory \\| tried 3 GB" in text
-    assert "`self-collected/bad.mp4` in 1 cell" in text
+    assert "Every question about these counts as wrong:\n\n- `self-collected/bad.mp4` in 1 cell" in text
+    assert "Left out of training:\n\n- `train/worse.mp4` in 2 cells" in text
     assert "![Accuracy over the compression ratio](figure.png)" in text
 
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tefusion import cell, cli
+from tefusion import cell, cli, stop
 from tefusion import sweep as module
 from tefusion.cells import plan
 from tefusion.image_stage import image_run
 from tefusion.report import read_results
-from tefusion.sweep import append, jobs_at_once, sweep
+from tefusion.sweep import jobs_at_once, sweep
 
 ROOT = Path(__file__).parents[1]
 ROW = ["compressor", "k", "n_input", "l_decoder", "seed", "status", "accuracy", "stderr", "by_category", "questions"]
@@ -84,21 +84,31 @@ def test_one_image_model_serves_all_cells(swept):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Cells in this process, each a row of its settings; `ran` holds them, `failing` names methods that raise."""
+    """Cells in this process, each a row of its settings; `ran` holds them, `failing` names methods that raise,
+    `stopping` those during which the sweep is asked to stop."""
 
-    here = SimpleNamespace(ran=[], failing=set())
+    here = SimpleNamespace(ran=[], failing=set(), stopping=set(), cleared=[])
 
-    def run_cell(one, name, out, home, log_with, send):
+    def run_cell(one, name, out, home, log_with, send, save_every):
+        if one.run.compressor in here.stopping:
+            stop._asked.append(15)
+            raise stop.Stopped("at step 1")
         if one.run.compressor in here.failing:
-            raise RuntimeError("out of memory\nin detail")
+            raise RuntimeError("it broke\nin detail")
         here.ran.append(name)
         row = cell.describe(one, name) | {"accuracy": 0.5, "stderr": 0.1, "by_category": {"MR": 0.5}, "questions": 24}
         return row | {"l_decoder": 4, "seconds": 1.0}
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
-    monkeypatch.setattr(cell, "run_images", lambda run, home, send: "")
+    monkeypatch.setattr(cell, "run_images", lambda run, home, send, save_every: "")
+    monkeypatch.setattr(cell, "clear_checkpoints", lambda out, name: here.cleared.append((rows_of(out), name)))
     monkeypatch.setattr(module, "jobs_at_once", lambda asked: 0)
+    monkeypatch.setattr(stop, "_asked", [])
     return here
+
+
+def rows_of(out):
+    return [file.read_text() for file in out.glob("results*.jsonl")]
 
 
 def test_a_failed_cell_is_recorded_the_rest_go_on_and_it_is_tried_again(clips, home, tmp_path, here):
@@ -107,11 +117,11 @@ def test_a_failed_cell_is_recorded_the_rest_go_on_and_it_is_tried_again(clips, h
     sweep(mine)
     rows = read_results(tmp_path)
     (failed,) = [row for row in rows if row["status"] == "failed"]
-    assert (failed["compressor"], failed["reason"]) == ("te_fusion", "RuntimeError: out of memory")
+    assert (failed["compressor"], failed["reason"]) == ("te_fusion", "RuntimeError: it broke")
     assert failed["commit"]
     assert "in detail" in (tmp_path / "cells" / failed["id"] / "error.log").read_text()
     assert len(rows) == len(here.ran) + 1 == 7
-    assert "out of memory" in (tmp_path / "report.md").read_text()
+    assert "it broke" in (tmp_path / "report.md").read_text()
     here.failing, here.ran[:] = set(), []
     sweep(mine)
     assert here.ran == [failed["id"]]
@@ -121,7 +131,7 @@ def test_a_failed_cell_is_recorded_the_rest_go_on_and_it_is_tried_again(clips, h
 def test_all_cells_may_fail(clips, home, tmp_path, here):
     here.failing = {"none", "pllava"}
     path = sweep(words(clips, home, f"out={tmp_path}", "compressor=none,pllava"))
-    assert "out of memory" in path.read_text()
+    assert "it broke" in path.read_text()
 
 
 def test_a_torn_last_line_costs_its_own_cell_only(clips, home, tmp_path, here):
@@ -138,13 +148,85 @@ def test_a_torn_last_line_costs_its_own_cell_only(clips, home, tmp_path, here):
         assert {row["id"] for row in read_results(tmp_path)} == {json.loads(line)["id"] for line in lines}
 
 
-def test_append_closes_a_torn_line_first(tmp_path):
-    path = tmp_path / "results.jsonl"
-    append(path, {"id": "a"})
-    with path.open("a") as file:
-        file.write('{"id": "to')
-    append(path, {"id": "b"})
-    assert path.read_text() == '{"id": "a"}\n{"id": "to\n{"id": "b"}\n'
+def test_a_cell_that_fails_three_times_is_set_aside_until_it_is_asked_for(clips, home, tmp_path, here, capsys):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion")
+    here.failing = {"te_fusion"}
+    for _ in range(3):
+        sweep(mine)
+    here.failing = set()
+    capsys.readouterr()
+    sweep(mine)
+    (failed,) = [row for row in read_results(tmp_path) if row["status"] == "failed"]
+    assert failed["failures"] == 3
+    log = tmp_path / "cells" / failed["id"] / "error.log"
+    assert log.read_text().count("RuntimeError: it broke\nin detail") == 3
+    said = capsys.readouterr().out
+    assert "set aside after 3 failures" in said
+    assert "RuntimeError: it broke" in said
+    assert str(log) in said
+    assert "| 3, set aside | RuntimeError: it broke |" in (tmp_path / "report.md").read_text()
+    assert len(here.ran) == len(plan(mine)[1]) - 1
+    sweep([*mine, "retry=true"])
+    assert here.ran[-1] == failed["id"]
+    assert {row["status"] for row in read_results(tmp_path)} == {"done"}
+    assert "set aside" not in (tmp_path / "report.md").read_text()
+
+
+def test_a_failed_image_model_fails_its_cells_without_training_them(clips, home, tmp_path, here, monkeypatch):
+    def run_images(run, home, send, save_every):
+        raise FloatingPointError("the loss is nan at step 3, of examples 4, 5")
+
+    monkeypatch.setattr(cell, "run_images", run_images)
+    sweep(words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion"))
+    assert not here.ran
+    reasons = {row["reason"] for row in read_results(tmp_path)}
+    assert reasons == {"image model: FloatingPointError: the loss is nan at step 3, of examples 4, 5"}
+
+
+def test_a_sweep_that_is_asked_to_stop_reports_and_goes_on_later(clips, home, tmp_path, here):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion,pllava")
+    here.stopping = {"pllava"}  # after others of its length
+    with pytest.raises(stop.Stopped, match=r"[1-6] of 7 cells are left"):
+        sweep(mine)
+    done = len(here.ran)
+    assert len(read_results(tmp_path)) == done
+    assert (tmp_path / "report.md").exists()
+    assert cli.run("sweep", mine) == stop.STOPPED
+    here.stopping.clear()
+    stop._asked.clear()
+    sweep(mine)
+    assert len(here.ran) == len(set(here.ran)) == 7
+
+
+def test_checkpoints_go_when_the_row_is_on_disk(clips, home, tmp_path, here):
+    here.failing = {"te_fusion"}
+    sweep(words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion"))
+    assert sorted(name for _, name in here.cleared) == sorted(here.ran)
+    assert all(name in rows[0] for rows, name in here.cleared)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tefusion.lock import locked
+with locked(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_sweep_of_the_same_results_names_the_first(clips, home, tmp_path, here, capsys):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none", "controls=false")
+    holder = [sys.executable, "-c", HOLDER, str(tmp_path / "results.lock")]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        assert cli.run("sweep", mine) == 2
+        assert f"results.lock is held by process {first.pid} on " in capsys.readouterr().err
+        assert not here.ran
+        assert cli.run("sweep", [*mine, "shard=0/2"]) == 0  # writes another file
+        first.kill()
+    assert len(here.ran) == 1
+    assert cli.run("sweep", mine) == 0
 
 
 def test_new_axes_train_new_cells_only(clips, home, tmp_path, here):

@@ -11,11 +11,12 @@ import torch
 from accelerate import tracking
 from safetensors.torch import load_file
 
-from tefusion import train
+from tefusion import train, training
 from tefusion.cell import Log
 from tefusion.config import Run
 from tefusion.data.source import load_split
 from tefusion.train import accelerator, create_vlm, frame_cache, train_videos
+from tefusion.training import Progress, Training
 
 SMALL = Run(compressor="te_fusion", k=2, n_input=8, size="32", encoder="tiny", decoder="tiny", init="scratch")
 SMALL = replace(SMALL, steps=3, batch=8, warmup=1, augment=False)
@@ -31,7 +32,7 @@ def learn(run, split, home, vlm=None):
     """The model after training, and the losses on the way."""
     losses = []
     vlm = vlm or create_vlm(run)
-    train_videos(vlm, run, split, frame_cache(home), accelerator(run), lambda step, loss: losses.append(loss))
+    train_videos(vlm, split, frame_cache(home), Training(run, accelerator(run), lambda at, loss: losses.append(loss)))
     return vlm, losses
 
 
@@ -55,7 +56,7 @@ def test_the_auxiliary_loss_is_learnt_too_and_can_be_left_out(split, home):
 @pytest.mark.parametrize("clip", [1e9, 0.1])
 def test_parts_of_a_batch_add_up_to_the_same_update(split, home, monkeypatch, clip):
     """Plain gradient steps: Adam would blow up the rounding of gradients near zero."""
-    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
+    monkeypatch.setattr(training, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
     run = replace(SMALL, clip=clip)
     whole, parts = (learn(replace(run, accumulate=n), split, home)[0] for n in (1, 4))
     start = dict(create_vlm(run).named_parameters())
@@ -105,21 +106,15 @@ def test_text_alone_can_be_trained(split, home):
 
 
 def test_a_batch_without_a_readable_video_changes_nothing_and_training_goes_on(split, home, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
+    monkeypatch.setattr(training, "optimizers", lambda model, vlm, run: [torch.optim.SGD(model.parameters(), lr=0.01)])
     monkeypatch.setattr("tefusion.data.examples.BAD_VIDEOS", 0.5)
     questions = [replace(split.questions[0], video=tmp_path / "missing.mp4"), *split.questions[1:]]
     run = replace(SMALL, batch=1, steps=8)
     weights = []
     vlm = create_vlm(run)
-    left_out = train_videos(
-        vlm,
-        run,
-        replace(split, questions=questions),
-        frame_cache(home),
-        accelerator(run),
-        lambda step, loss: weights.append((vlm.boi.detach().clone(), loss.total.item())),
-    )
-    assert left_out == [str(tmp_path / "missing.mp4")]
+    whole = Training(run, accelerator(run), lambda at, loss: weights.append((vlm.boi.clone(), loss.total.item())))
+    train_videos(vlm, replace(split, questions=questions), frame_cache(home), whole)
+    assert whole.progress.unread == {str(tmp_path / "missing.mp4")}
     (hole,) = [i for i, (_, loss) in enumerate(weights) if loss == 0]
     assert len(weights) == 8
     assert all(torch.equal(weights[i][0], weights[i - 1][0]) == (i == hole) for i in range(1, 8))
@@ -137,16 +132,16 @@ def test_the_log_holds_a_mean_for_every_ten_steps_and_tells_who_watches(split, h
     acc = accelerator(run)
     log, losses = Log(tmp_path / "deep" / "log.jsonl", acc, sent.append, run.steps), []
 
-    def seen(step, loss):
-        log(step, loss)
+    def seen(progress, loss):
+        log(progress, loss)
         losses.append(loss.answer.item())
 
-    train_videos(create_vlm(run), run, split, frame_cache(home), acc, seen)
-    log.close()
+    whole = Training(run, acc, seen)
+    train_videos(create_vlm(run), split, frame_cache(home), whole)
     lines = [json.loads(line) for line in (tmp_path / "deep" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 13]
     assert lines[0]["loss"] == pytest.approx(sum(losses[:10]) / 10)
-    assert lines[1]["loss"] == log.loss == pytest.approx(sum(losses[10:]) / 3)
+    assert lines[1]["loss"] == whole.progress.notes["loss"] == pytest.approx(sum(losses[10:]) / 3)
     assert sent == [line | {"steps": 13} for line in lines]
 
 
@@ -171,7 +166,9 @@ def test_a_tracker_gets_the_settings_and_every_line(split, home, tmp_path, monke
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Tracker)
     monkeypatch.setattr(tracking, "_available_trackers", [tracking.LoggerType.WANDB])
     acc = accelerator(SMALL, "wandb", tmp_path)
-    Log(tmp_path / "log.jsonl", acc, lambda line: None, 1)(0, learn(replace(SMALL, steps=1), split, home)[1][0])
+    Log(tmp_path / "log.jsonl", acc, lambda line: None, 1)(
+        Progress(step=1), learn(replace(SMALL, steps=1), split, home)[1][0]
+    )
     ((project, tracker),) = Tracker.started
     assert project == "tefusion"
     assert tracker.config["compressor"] == "te_fusion"

@@ -6,7 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from tefusion.pool import Event
+from tefusion.failure import Failure
+from tefusion.tasks import Event
 from tefusion.watch import Watcher, label, step, watch
 
 PENDING = {"compressor": "te_fusion", "k": 4, "n_input": 16, "size": "32", "seed": 0, "control": ""}
@@ -51,7 +52,7 @@ def test_lines_tell_of_every_finished_cell_and_what_is_left(capsys):
 
 def test_a_failed_image_model_says_why(capsys):
     watcher = Watcher([], {}, lines=True)
-    watcher.image(1, Event(0, "failed", ("ValueError: no clips", "Traceback")))
+    watcher.image(1, Event(0, "failed", Failure("ValueError: no clips", "Traceback")))
     assert capsys.readouterr().out == "image model, seed 1: failed: ValueError: no clips\n"
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,24 +21,32 @@ log = logging.getLogger(__name__)
 BAD_VIDEOS = 0.01  # the share of a training set that may be unreadable
 
 
+Key = tuple[int, int]  # epoch and place: what an example is determined by
+
+
 class Unread(NamedTuple):
     """An example that could not be read, and why."""
 
+    key: Key
     video: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Batch:
+    """`keys` are those of all its examples, the unread ones included."""
+
     videos: list[UInt8[Tensor, "_t _h _w 3"] | None]
     prompts: list[str]
     answers: list[str]
     targets: list[Float[Tensor, "_t channels"] | None]
-    unread: list[Unread] = field(default_factory=list)
+    keys: list[Key]
+    unread: list[Unread]
 
 
 @dataclass(frozen=True)
 class Example:
+    key: Key
     video: UInt8[Tensor, "t h w 3"] | None
     prompt: str
     answer: str
@@ -62,15 +70,15 @@ class Examples(Dataset):
     def __len__(self) -> int:
         return len(self.split.questions)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example | Unread:
+    def __getitem__(self, key: Key) -> Example | Unread:
         epoch, place = key
         question = self.split.questions[place]
         if self.read is None:
-            return Example(None, prompt(question), str(question.answer), None)
+            return Example(key, None, prompt(question), str(question.answer), None)
         try:
             decoded = self.read(question)
         except VideoError as error:
-            return Unread(str(question.video), str(error))
+            return Unread(key, str(question.video), str(error))
         frames, targets = decoded.frames, None
         if self.split.targets is not None:
             targets = self.split.targets[place, list(decoded.indices)]
@@ -80,21 +88,21 @@ class Examples(Dataset):
         video = torch.from_numpy(frames)
         if video.shape[1:3] != self.size:
             video = resize(video, self.size)
-        return Example(video, prompt(question), str(question.answer), targets)
+        return Example(key, video, prompt(question), str(question.answer), targets)
 
 
 def collate(examples: Sequence[Example | Unread]) -> Batch:
     kept = [example for example in examples if isinstance(example, Example)]
     unread = [example for example in examples if isinstance(example, Unread)]
     videos, prompts, answers = [e.video for e in kept], [e.prompt for e in kept], [e.answer for e in kept]
-    return Batch(videos, prompts, answers, [e.targets for e in kept], unread)
+    return Batch(videos, prompts, answers, [e.targets for e in kept], [e.key for e in examples], unread)
 
 
 def within_budget(batches: Iterable[Batch], examples: int, unread: set[str]) -> Iterator[Batch]:
     """Passes the batches on and collects the videos that were left out; more than BAD_VIDEOS of `examples` raises
     ValueError."""
     for batch in batches:
-        for video, reason in batch.unread:
+        for _, video, reason in batch.unread:
             if video not in unread:
                 unread.add(video)
                 log.warning("left out of training: %s", reason)

@@ -32,6 +32,8 @@ from tefusion.data.motion_scene import (
 from tefusion.data.motion_still import STILL_STEMS, still_questions
 from tefusion.data.motion_truth import Truth, load_truth, motion_targets, patch_targets
 from tefusion.data.motionbench import VIDEO_FOLDERS
+from tefusion.lock import locked, patiently
+from tefusion.orphan import end_with_parent
 
 __all__ = [
     "MotionSettings",
@@ -59,19 +61,17 @@ def write_motion(folder: str | Path, settings: MotionSettings, progress: Progres
     folder = Path(folder)
     if is_written(folder, settings):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_splits(partial, settings, progress)
-        (partial / "settings.json").write_text(json.dumps(identity(settings), indent=2), encoding="utf-8")
+    with locked(folder.with_name(f".{folder.name}.lock"), patiently):
+        if is_written(folder, settings):  # by the one that was waited for
+            return folder
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
         try:
+            write_splits(partial, settings, progress)
+            (partial / "settings.json").write_text(json.dumps(identity(settings), indent=2), encoding="utf-8")
             partial.rename(folder)
-        except OSError:
-            if not is_written(folder, settings):  # else another process was first, with the same bytes
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -128,7 +128,8 @@ def run(
         yield from map(write_clips, [folder] * n, [settings] * n, splits, indices)
         return
     # Spawned, not forked: the caller may already run threads of torch.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
         yield from pool.map(write_clips, [folder] * n, [settings] * n, splits, indices)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 class Order:
     """Batches of (epoch, example) for one of `world` processes, whose parts together are the global batch.
 
+    The first `done` of the steps are left out: a run goes on with what it would have seen next.
+
     The global batch is the same for any number of processes; `accumulate` cuts it into equal parts, one after another.
     """
 
@@ -21,6 +23,7 @@ class Order:
     accumulate: int = 1
     rank: int = 0
     world: int = 1
+    done: int = 0
 
     def __post_init__(self):
         if self.batch % (self.accumulate * self.world):
@@ -29,11 +32,11 @@ class Order:
             )
 
     def __len__(self) -> int:
-        return self.steps * self.accumulate
+        return (self.steps - self.done) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         part = self.batch // (self.accumulate * self.world)
-        for micro in range(len(self)):
+        for micro in range(self.done * self.accumulate, self.steps * self.accumulate):
             start = (micro * self.world + self.rank) * part
             yield [self.at(place) for place in range(start, start + part)]
 

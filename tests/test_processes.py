@@ -1,0 +1,152 @@
+"""Several processes do what one does: the same losses, the same answers, one writer; and one that dies ends them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tefusion import train
+
+ROOT = Path(train.__file__).parents[1]
+
+LOSSES = """
+import json, sys, os, torch
+from dataclasses import replace
+from pathlib import Path
+from tefusion.config import Run
+from tefusion.data.source import load_split
+from tefusion.evaluate import answer_questions
+from tefusion.score import write_answers
+from tefusion.launch import is_first
+from tefusion.train import accelerator, create_vlm, frame_cache, reader, train_videos
+from tefusion.training import Training
+
+torch.set_num_threads(1)
+clips, out, settings, exact = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4] == "exact"
+if exact:  # Muon orthogonalises in bf16, which makes 0.4 % of a rounding
+    import inspect
+    import torch.optim._muon as muon
+    source = inspect.getsource(muon._zeropower_via_newtonschulz).replace("torch.bfloat16", "torch.float32")
+    exec(source, muon.__dict__)
+run = Run(compressor="te_fusion", k=2, n_input=4, init="scratch", steps=20, batch=16, warmup=5, **settings)
+losses, vlm, cache = [], create_vlm(run), frame_cache(out / "frames")
+split = load_split(clips, "test")
+asked = replace(split, questions=[replace(q, uid=str(i)) for i, q in enumerate(split.questions * 2)][:41])
+read = reader(run, cache, (32, 32), split.length)
+answers, videos = answer_questions(vlm.eval(), asked.questions, read, 6)  # 41 questions, 7 batches: uneven for 2, 3
+seen = lambda progress, loss: losses.append([loss.total.item(), loss.answer.item(), loss.auxiliary.item()])
+training = Training(run, accelerator(run), seen)
+train_videos(vlm, load_split(clips, "train"), cache, training)
+if is_first():
+    write_answers(out / "answers.jsonl", answers)
+    (out / "said.json").write_text(json.dumps([losses, training.progress.order, videos]))
+"""
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(n, *words, **more):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), "--master_port=0"]
+    return subprocess.Popen(
+        [*command, *map(str, words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **more,
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def said(n, clips, folder, settings, exact="as it is"):
+    out = folder / f"{n}"
+    out.mkdir(parents=True)
+    (folder / "losses.py").write_text(LOSSES)
+    finish(torchrun(n, folder / "losses.py", clips, out, json.dumps(settings), exact))
+    return json.loads((out / "said.json").read_text()), (out / "answers.jsonl").read_bytes()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("settings", "exact", "apart"),
+    [({"optimizer": "adamw"}, "", 1e-5), ({"accumulate": 2}, "exact", 1e-5), ({}, "as it is", 3e-3)],
+)
+def test_the_first_twenty_losses_and_the_answers_are_those_of_one_process(settings, exact, apart, clips, tmp_path):
+    (one, order, videos), answers = said(1, clips, tmp_path, settings, exact)
+    (two, again, seen), answered = said(2, clips, tmp_path, settings, exact)
+    assert len(one) == 20
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=apart)
+    assert order == again
+    assert (answers, videos) == (answered, seen)
+    assert one[-1][0] < one[0][0]
+
+
+def words(clips, folder, out, **more):
+    run = {"init": "scratch", "optimizer": "adamw", "steps": 12, "batch": 8, "n_input": 4, "k": 2, "save_every": 3}
+    run |= {"warmup": 2, "data": clips, "home": folder / "home", "out": folder / out} | more
+    return [ROOT / "train.py", *(f"{key}={value}" for key, value in run.items())]
+
+
+def wait_for(pattern, folder, process):
+    while not list(folder.glob(pattern)):
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0][-3000:]
+
+
+def children(process):
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("after", [1, 2])
+def test_one_that_dies_ends_the_run_within_a_minute_and_any_number_goes_on(after, clips, tmp_path):
+    finish(torchrun(1, *words(clips, tmp_path, "whole")))
+    mine = words(clips, tmp_path, "out")
+    process = torchrun(2, *mine)
+    wait_for("out/cells/*/checkpoints/latest", tmp_path, process)
+    victim = children(process)[-1]
+    start = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - start < 60
+    (folder,) = tmp_path.glob("out/cells/*/checkpoints/step-*[369]")
+    assert sorted(p.name for p in folder.glob("shard*")) == [f"shard-0000{i}-of-00002.safetensors" for i in range(2)]
+    sizes = [path.stat().st_size for path in folder.glob("shard*")]
+    assert max(sizes) < 0.6 * sum(sizes)
+    finish(torchrun(after, *mine))
+    one, two = (json.loads((tmp_path / name / "results.jsonl").read_text()) for name in ("whole", "out"))
+    assert (one["order"], one["questions"]) == (two["order"], two["questions"])
+    assert two["resumed"] == 1
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    states = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out")]
+    assert max((states[0][name] - states[1][name]).abs().max().item() for name in states[0]) < 1e-3
+
+
+@pytest.mark.heavy
+def test_all_stop_at_the_same_step_whoever_was_asked(clips, tmp_path):
+    process = torchrun(2, *words(clips, tmp_path, "out", steps=5000))
+    wait_for("out/cells/*/checkpoints/latest", tmp_path, process)
+    os.kill(children(process)[-1], signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert out.count("run the same command to go on") == 1
+    assert "exitcode  : 75" in out
+    (latest,) = tmp_path.glob("out/cells/*/checkpoints/latest")
+    step = int(json.loads(latest.read_text())["checkpoint"].removeprefix("step-"))
+    assert f"stopped at step {step} of 5000" in out
