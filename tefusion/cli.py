@@ -87,8 +87,10 @@ def train(words: Sequence[str]) -> None:
     """one run, kept with its weights"""
     from tefusion import watch
     from tefusion.cell import train_and_keep
+    from tefusion.cells import check_machine
 
     run, own = single_run(words, Train)
+    check_machine(run)
 
     def send(line: dict[str, Any]) -> None:
         say(watch.step(line))
@@ -147,7 +149,7 @@ def run(command: str, words: Sequence[str]) -> int:
         choose("command", command, COMMANDS)
         COMMANDS[command](words)
     except (ValueError, OSError) as error:
-        print(f"tefusion: {error}", file=sys.stderr)
+        print("tefusion:", " ".join(str(error).splitlines()), file=sys.stderr)  # a file's name may hold a line break
         return 2
     return 0
 
