@@ -1,5 +1,6 @@
 """Where a run's questions come from: the generated motion set, or a folder with the same splits."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def data_folder(data: str, home: Path) -> Path:
     """The folder of a named set, written if it is not there yet, or the folder that `data` is."""
     if data in MOTION_SETS:
         return write_motion(home / "data" / data, MOTION_SETS[data])
-    if not Path(data).is_dir():
+    if not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
         raise ValueError(f"data {brief(data)} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
     return Path(data)
 

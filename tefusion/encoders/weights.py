@@ -38,7 +38,7 @@ def load_glm4v(
     released = read_config(Path(folder))
     config = replace(released, image_size=image_size)
     if min(config.grid) < 2:
-        raise ValueError(f"image_size {image_size} is smaller than 2x2 patches of {config.patch_size} pixels")
+        raise ValueError(f"{folder}: image_size {image_size} is smaller than 2x2 patches of {config.patch_size} pixels")
     checkpoint = Checkpoint(Path(folder))
     checkpoint.check_room(config)
     method = method_for(config, compressor, k, **options)
