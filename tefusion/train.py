@@ -52,7 +52,7 @@ def load_tokenizer(decoder: str):
     if Path(decoder).is_dir():
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(decoder)
+        return AutoTokenizer.from_pretrained(decoder, trust_remote_code=False)
     return byte_level_tokenizer(vocabulary())
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz_targets import TARGETS, Target, write_good
+from fuzz_targets import KINDS, TARGETS, Target, write_good
 
 ROOT = Path(__file__).parents[1]
 OUTCOMES = ("ok", "clean", "wrong", "crash", "hang", "memory")
@@ -197,7 +197,7 @@ any other error or result; strays: files written beside the input.
 
 
 def parse(words: list[str]) -> dict[str, str]:
-    settings = {"inputs": "10000", "seed": "0", "kinds": ",".join(TARGETS), "jobs": "1", "first": "0", "write": "true"}
+    settings = {"inputs": "10000", "seed": "0", "kinds": ",".join(KINDS), "jobs": "1", "first": "0", "write": "true"}
     for word in words:
         name, _, value = word.partition("=")
         if name not in settings or not value:

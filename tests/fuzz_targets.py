@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,6 +253,41 @@ def check_split(split: Any) -> None:
     assert split.targets.isfinite().all()
 
 
+def complain(text: str) -> None:
+    raise ValueError(text)
+
+
+PLANTS: list[tuple[str, Callable[[], Any]]] = [
+    ("ok", lambda: "right"),
+    ("ok", lambda: Path("stray").touch() or "right"),
+    ("clean", lambda: complain("file: cannot be read")),
+    ("wrong", lambda: "left"),
+    ("wrong", lambda: complain("file: two\nlines")),
+    ("wrong", lambda: complain("names nothing")),
+    ("wrong", lambda: {}["missing"]),
+    ("crash", os.abort),
+    ("hang", lambda: time.sleep(1000)),
+    ("memory", lambda: bytearray(1 << 34)),
+]
+
+
+class Planted(Target):
+    """Every outcome, by which the harness itself is tested."""
+
+    def prepare(self) -> None:
+        self.names, self.turn = ("file",), -2  # the first one is read before limits hold
+
+    def damage(self, rng: Random) -> None:
+        self.turn += 1
+        self.said = {"plant": rng.randrange(len(PLANTS)) if self.turn >= 0 else 0}
+
+    def read(self) -> Any:
+        return PLANTS[self.said["plant"]][1]()
+
+    def check(self, result: Any) -> None:
+        assert result == "right"
+
+
 TARGETS: dict[str, type[Target]] = {
     "video": Video,
     "annotations": Annotations,
@@ -258,7 +295,9 @@ TARGETS: dict[str, type[Target]] = {
     "config": Config,
     "weights": Weights,
     "truth": Truth,
+    "planted": Planted,
 }
+KINDS = [kind for kind in TARGETS if kind != "planted"]
 
 
 def write_good(folder: Path) -> None:
