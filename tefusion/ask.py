@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tefusion.config import Run
 from tefusion.train import create_vlm
-from tefusion.video import decode, parse_size
+from tefusion.video import Request, decode, parse_size
 from tefusion.vlm import VLM
 
 
@@ -36,7 +36,9 @@ def load_run(folder: Path) -> tuple[Run, VLM]:
 def ask(folder: Path, video: Path, question: str, length: int) -> str:
     """The reply of at most `length` tokens, and what it cost."""
     run, vlm = load_run(folder)
-    clip = decode(video, run.n_input, run.policy, parse_size(run.size), "auto", run.k).frames if run.n_input else None
+    clip = None
+    if run.n_input:
+        clip = decode(video, Request(run.n_input, run.policy, parse_size(run.size), multiple_of=run.k)).frames
     start = time.perf_counter()
     (reply,) = vlm.generate(
         [None if clip is None else torch.from_numpy(clip)], [question + "\n"], max_new_tokens=length
