@@ -135,7 +135,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise
     except (OSError, ValueError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if samples > 8 * status.st_size:  # less than a bit each; FFmpeg would make an index entry for every one
+    if samples > status.st_size:  # less than a byte each; FFmpeg makes an index entry of, and decodes, every one
         raise VideoError(f"{path}: damaged: its header promises {samples} frames in {status.st_size} bytes")
 
 

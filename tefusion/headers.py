@@ -5,11 +5,13 @@ entry for every sample that a header claims.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-HOLDERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}  # mp4's boxes around those that count samples
+HOLDERS = {b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf"}  # mp4's boxes around those below
+FIELDS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"hdlr": 8}  # where in them the field is that counts here
 
 
 def tail_missing(path: str | os.PathLike[str]) -> bool:
@@ -52,17 +54,27 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 
 
 def samples_promised(file: BinaryIO, size: int) -> int:
-    """How many samples the tables of an mp4 file promise; 0 for other files."""
-    samples, ranges = 0, [(0, size)]
+    """How many samples the tables of an mp4 file promise, as often as its edit lists may show them; 0 for other files.
+    Sound can have less than a byte a sample, and many: eight of its samples count as one."""
+    tracks: list[Counter[bytes]] = [Counter()]  # first what lies in no track: fragments
+    ranges = [(0, size, tracks[0])]
     while ranges:  # no recursion: boxes may nest as deep as a file is long
-        at, end = ranges.pop()
+        at, end, track = ranges.pop()
         for name, begin, stop in _boxes(file, at, end):
             if name in HOLDERS:
-                ranges.append((begin, min(stop, end)))
-            elif name in (b"stsz", b"trun"):
-                file.seek(begin + (8 if name == b"stsz" else 4))  # flags, and in stsz the size that all may share
-                samples += int.from_bytes(file.read(4), "big")
-    return samples
+                if name == b"trak":
+                    tracks.append(Counter())
+                ranges.append((begin, min(stop, end), tracks[-1] if name == b"trak" else track))
+            elif name in FIELDS:
+                file.seek(begin + FIELDS[name])
+                field = file.read(4)
+                track[field if name == b"hdlr" else name] += 1 if name == b"hdlr" else int.from_bytes(field, "big")
+    return sum(_shown(track) for track in tracks)
+
+
+def _shown(track: Counter[bytes]) -> int:
+    samples = track[b"stsz"] + track[b"stz2"] + track[b"trun"]
+    return samples // 8 if track[b"soun"] and not track[b"vide"] else samples * max(1, track[b"elst"])
 
 
 def _segment_end(file: BinaryIO) -> int:

@@ -169,6 +169,7 @@ def _read_decord(clip: Clip, indices: list[int], request: Request) -> dict[int, 
     if reason is None:
         import decord
 
+        decord.logging.set_level(decord.logging.QUIET)  # what it finds wrong is in the error
         try:
             reader = decord.VideoReader(clip.path, num_threads=1)
             if len(reader) != clip.total:

@@ -208,6 +208,18 @@ def fragment_of_nothing(path):
     path.write_bytes(data)
 
 
+def shown_again_and_again(path):
+    """An edit list of two thousand entries, each of which shows the whole video."""
+    data = bytearray(write(path, b=0).read_bytes())
+    at, edits = data.index(b"elst"), 2000
+    entry = data[at + 12 : at + 24]
+    for name in (b"moov", b"trak", b"edts", b"elst"):
+        begin = data.index(name) - 4
+        data[begin : begin + 4] = (int.from_bytes(data[begin : begin + 4], "big") + 12 * (edits - 1)).to_bytes(4, "big")
+    data[at + 8 : at + 24] = edits.to_bytes(4, "big") + entry * edits
+    path.write_bytes(data)
+
+
 def device(path):
     path.symlink_to("/dev/zero")
 
@@ -235,6 +247,7 @@ MALFORMED = {
     "mjpeg_of_32k": (mjpeg_of_32k, ""),
     "h264_too_large": (h264_too_large, "claims frames of 8448 x 4352"),
     "samples_of_nothing": (samples_of_nothing, "promises 10000000 frames"),
+    "shown_again_and_again": (shown_again_and_again, "promises 144000 frames"),
     "fragment_of_nothing": (fragment_of_nothing, "promises 1073741824 frames"),
 }
 
