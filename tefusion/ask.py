@@ -11,7 +11,7 @@ from tefusion.config import Run, fields
 from tefusion.encoders.weights import load_weights
 from tefusion.json_files import read_object
 from tefusion.train import create_vlm
-from tefusion.video import decode, parse_size
+from tefusion.video import Request, decode, parse_size
 from tefusion.vlm import VLM
 
 
@@ -46,9 +46,12 @@ def ask(folder: Path, video: Path, question: str, length: int) -> str:
     if length < 1:
         raise ValueError(f"tokens must be at least 1, got {length}")
     run, vlm = load_run(folder)
-    if run.n_input:  # before the frames are decoded: a run from elsewhere may name any size
+    clip = None
+    if run.n_input:
+        request = Request(run.n_input, run.policy, parse_size(run.size), multiple_of=run.k)
+        # Before the frames are decoded: a run from elsewhere may name any size.
         vlm.check_length(vlm.tokens_out(run.n_input, *parse_size(run.size)) + length)
-    clip = decode(video, run.n_input, run.policy, parse_size(run.size), "auto", run.k).frames if run.n_input else None
+        clip = decode(video, request).frames
     start = time.perf_counter()
     (reply,) = vlm.generate(
         [None if clip is None else torch.from_numpy(clip)], [question + "\n"], max_new_tokens=length

@@ -70,9 +70,9 @@ class Video(Target):
         }
 
     def read(self) -> Any:
-        from tefusion.video import decode
+        from tefusion.video import Request, decode
 
-        return decode(self.folder / "clip.mp4", **self.said)
+        return decode(self.folder / "clip.mp4", Request(**self.said))
 
     def check(self, result: Any) -> None:
         n, size = self.said["frames"], self.said["size"]

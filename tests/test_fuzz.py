@@ -27,9 +27,9 @@ def test_damaged_inputs_give_a_right_result_or_one_line(kind, good, tmp_path):
 
 def test_every_outcome_is_told_apart_and_blamed_on_its_input(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "WALL_SECONDS", 2)
-    planted = [PLANTS[Random(f"planted 0 {index}").randrange(len(PLANTS))][0] for index in range(20)]
+    planted = [PLANTS[Random(f"planted 0 {index}").randrange(len(PLANTS))][0] for index in range(30)]
     assert {*planted} == {*fuzz.OUTCOMES}
-    counts = fuzz.fuzz("planted", tmp_path, tmp_path / "planted", range(20), seed=0)
+    counts = fuzz.fuzz("planted", tmp_path, tmp_path / "planted", range(30), seed=0)
     assert {name: counts[name] for name in fuzz.OUTCOMES} == {name: planted.count(name) for name in fuzz.OUTCOMES}
     blamed = {finding["index"]: finding["outcome"] for finding in counts["findings"]}
     assert counts["strays"] == ["stray"]

@@ -37,7 +37,7 @@ from tefusion.encoders.weights import load_glm4v, read_boundaries
 from tefusion.json_files import LONGEST_LINE
 from tefusion.score import Answer, AnswersError, read_answers, write_answers
 from tefusion.train import create_vlm
-from tefusion.video import VideoError, decode
+from tefusion.video import Request, VideoError, decode
 from tefusion.vision import create_video_encoder
 
 
@@ -274,11 +274,11 @@ def test_text_that_names_special_tokens_is_text(tmp_path):
 def test_fewer_frames_than_k_and_clips_beyond_the_end(tmp_path):
     video = tmp_path / "short.mp4"
     write_video(video, torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8).numpy(), fps=8)
-    short = decode(video, 4, "centres", None, "auto", 4)
+    short = decode(video, Request(4, multiple_of=4))
     assert (len(short.frames), short.repeated) == (4, 1)
-    assert len(decode(video, 4, "centres", None, "auto", 4, 0.1, 99.0).frames) == 4
+    assert len(decode(video, Request(4, multiple_of=4, start=0.1, end=99.0)).frames) == 4
     with one_line("short.mp4: ends before second 2", VideoError):
-        decode(video, 4, "centres", None, "auto", 4, 2.0, 3.0)
+        decode(video, Request(4, multiple_of=4, start=2.0, end=3.0))
 
 
 # Answers
