@@ -1,42 +1,57 @@
 """A trained model answers a question about a video file."""
 
-import json
 import time
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from tefusion.config import Run
+from tefusion.cells import check
+from tefusion.choices import brief
+from tefusion.config import Run, fields
+from tefusion.encoders.weights import load_weights
+from tefusion.json_files import read_object
 from tefusion.train import create_vlm
-from tefusion.video import decode, parse_size
+from tefusion.video import Request, decode, parse_size
 from tefusion.vlm import VLM
 
 
 def load_run(folder: Path) -> tuple[Run, VLM]:
     """The run and its trained model, from the folder that `tefusion train` wrote."""
-    settings, weights = folder / "run.json", folder / "model.safetensors"
-    for file in (settings, weights):
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no {file.name}: it is written by tefusion train")
-    try:
-        run = Run(**json.loads(settings.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{settings} is no run of this version: {error}") from None
+    for name in ("run.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}: it is written by tefusion train")
+    run = read_run(folder / "run.json")
     vlm = create_vlm(run)
-    try:
-        vlm.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{weights} does not fit: {' '.join(str(error).split())}") from None
+    load_weights(vlm, folder / "model.safetensors")
     return run, vlm.eval()
+
+
+def read_run(file: Path) -> Run:
+    """Raises ValueError where the file is no run that this version can do."""
+    settings = read_object(file)
+    try:
+        known = fields(Run)
+        if odd := [name for name in {**settings, **known} if (name in settings) != (name in known)]:
+            raise ValueError(f"{brief(odd[0])} is {'unknown' if odd[0] in settings else 'missing'}")
+        run = Run(**settings)
+        check(run)
+    except ValueError as error:
+        raise ValueError(f"{file} is no run of this version: {error}") from None
+    return run
 
 
 @torch.no_grad()
 def ask(folder: Path, video: Path, question: str, length: int) -> str:
     """The reply of at most `length` tokens, and what it cost."""
+    if length < 1:
+        raise ValueError(f"tokens must be at least 1, got {length}")
     run, vlm = load_run(folder)
-    clip = decode(video, run.n_input, run.policy, parse_size(run.size), "auto", run.k).frames if run.n_input else None
+    clip = None
+    if run.n_input:
+        request = Request(run.n_input, run.policy, parse_size(run.size), multiple_of=run.k)
+        # Before the frames are decoded: a run from elsewhere may name any size.
+        vlm.check_length(vlm.tokens_out(run.n_input, *parse_size(run.size)) + length)
+        clip = decode(video, request).frames
     start = time.perf_counter()
     (reply,) = vlm.generate(
         [None if clip is None else torch.from_numpy(clip)], [question + "\n"], max_new_tokens=length

@@ -1,16 +1,19 @@
 """Words on the command line -> the cells of a sweep: every list is an axis, equal runs are one cell."""
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tefusion.choices import brief
 from tefusion.compressors import COMPRESSORS, check_k
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.decoder import DECODERS
-from tefusion.encoders import PRESETS
+from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
 
 PROTOCOL = 1  # raise it when equal settings would give other results
@@ -89,6 +92,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
+            check_machine(run)
         cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
     return sweep, list(cells.values())
 
@@ -99,21 +103,52 @@ def check(run: Run) -> None:
     check_k(run.compressor, run.k)
     if not run.encoder.startswith("timm:"):
         choose("encoder", run.encoder, [*PRESETS, "timm:<name>"])
-    if not Path(run.decoder).is_dir():
+    if not os.path.isdir(run.decoder):  # noqa: PTH112, Path.is_dir raises where a name is too long
         choose("decoder", run.decoder, DECODERS)
     sample(run.policy, total=1, frames=1, fps=1.0)
     unit, size = 2 * patch_size(run.encoder), parse_size(run.size)
     if min(size) < unit:
         raise ValueError(f"size {run.size!r} is smaller than the {unit} pixels of one decoder token of {run.encoder}")
+    if run.freeze == "all_but_compressor" and not run.auxiliary and not has_parameters(run):
+        said = f"freeze=all_but_compressor auxiliary=0 with compressor={run.compressor}"
+        raise ValueError(f"{said} leaves nothing to train: the method has no parameters")
+
+
+def has_parameters(run: Run) -> bool:
+    """Whether the method has any of its own, at this k."""
+    import torch
+
+    from tefusion.vision import method_for
+
+    with torch.device("meta"):
+        return any(True for _ in method_for(sizes(run.encoder), run.compressor, run.k).parameters())
+
+
+def check_machine(run: Run) -> None:
+    """Raises ValueError where the run can be described, but not trained on this machine."""
+    import torch
+
+    from tefusion.kernels import group_attention
+
+    if torch.cuda.is_available():
+        return
+    if run.precision == "fp16":
+        raise ValueError("precision=fp16 needs a GPU, and this machine has none; no and bf16 do without")
+    if "TEFUSION_ATTENTION" in os.environ:
+        group_attention(torch.zeros(1, 1, 3, 1, 8))  # says itself what it needs
+
+
+def sizes(encoder: str) -> VisionConfig:
+    """Raises ValueError on a timm ViT that is none, or cannot be a tower."""
+    if not encoder.startswith("timm:"):
+        return PRESETS[encoder]
+    from tefusion.encoders.timm_vit import timm_config
+
+    return timm_config(encoder.removeprefix("timm:"))
 
 
 def patch_size(encoder: str) -> int:
-    """Raises ValueError on a timm ViT that is none, or cannot be a tower."""
-    if not encoder.startswith("timm:"):
-        return PRESETS[encoder].patch_size
-    from tefusion.encoders.timm_vit import timm_config
-
-    return timm_config(encoder.removeprefix("timm:")).patch_size
+    return sizes(encoder).patch_size
 
 
 def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str, int]]:
@@ -165,7 +200,8 @@ def lower_resolution(run: Run, k: int) -> str | None:
 
 def content(folder: Path) -> str:
     """What a data folder holds, as a hash of its annotations and settings."""
-    files = sorted([*folder.glob("*/video_info.meta.jsonl"), *folder.glob("settings.json")])
+    found = sorted([*folder.glob("*/video_info.meta.jsonl"), *folder.glob("settings.json")])
+    files = [file for file in found if file.is_file()]
     if not files:
         raise ValueError(f"{folder} holds no */video_info.meta.jsonl")
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
@@ -173,7 +209,7 @@ def content(folder: Path) -> str:
 
 def my_part(cells: list[Cell], shard: str) -> list[Cell]:
     """The cells of shard "i/n". Every shard knows its own from the settings alone."""
-    i, slash, n = shard.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
-        raise ValueError(f"shard must be i/n with 0 <= i < n, got {shard!r}")
-    return cells[int(i) :: int(n)]
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard, re.ASCII)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"shard must be i/n with 0 <= i < n, got {brief(shard)}")
+    return cells[int(match[1]) :: int(match[2])]

@@ -90,8 +90,10 @@ def train(words: Sequence[str]) -> None:
     """one run, kept with its weights"""
     from tefusion import watch
     from tefusion.cell import train_and_keep
+    from tefusion.cells import check_machine
 
     run, own = single_run(words, Train)
+    check_machine(run)
 
     if own.save_every < 0:
         raise ValueError(f"save_every must not be negative, got {own.save_every}")
@@ -156,7 +158,7 @@ def run(command: str, words: Sequence[str]) -> int:
         choose("command", command, COMMANDS)
         COMMANDS[command](words)
     except (ValueError, OSError) as error:
-        print(f"tefusion: {error}", file=sys.stderr)
+        print("tefusion:", " ".join(str(error).splitlines()), file=sys.stderr)  # a file's name may hold a line break
         return 2
     except Stopped as stopped:
         if is_first():

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from tefusion.choices import nearest
+from tefusion.choices import brief, nearest
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Run:
     workers: int = 0
 
     def __post_init__(self):
+        for name, kind in fields(Run).items():
+            check_type(name, getattr(self, name), kind)
         for name, valid in CHOICES.items():
             choose(name, getattr(self, name), valid)
         for name in ("k", "steps", "batch", "accumulate"):
@@ -60,12 +63,16 @@ class Run:
         for name in ("n_input", "seed", "image_steps", "warmup", "workers", *FLOATS):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.n_input > MOST_FRAMES:
+            raise ValueError(f"n_input must be at most {MOST_FRAMES}, got {self.n_input}")
         if self.n_input % self.k:
             raise ValueError(f"{self.n_input} frames (n_input) do not divide into groups of k = {self.k}")
         if self.batch % self.accumulate:
             raise ValueError(f"batch = {self.batch} does not divide into {self.accumulate} accumulated parts")
 
 
+MOST_FRAMES = 1 << 16  # more than the context of any decoder holds, one token a frame
+LARGEST = 1 << 32  # seeds of NumPy end here; every other number is far smaller
 FLOATS = ("position_std", "final_lr", "weight_decay", "muon_decay", "auxiliary")
 
 CHOICES = {
@@ -97,7 +104,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def choose(key: str, value: str, valid: Iterable[str]) -> None:
     """Raises ValueError where `value` is none of the `valid` ones."""
     if value not in valid:
-        raise ValueError(f"{key} {value!r} is unknown{nearest(value, valid)}")
+        raise ValueError(f"{key} {brief(value)} is unknown{nearest(value, valid)}")
 
 
 def fields(*schemas: type) -> dict[str, type]:
@@ -116,9 +123,9 @@ def parse(words: Sequence[str], *schemas: type, whole: Collection[str] = ()) -> 
     for word in words:
         key, equals, values = word.partition("=")
         if not equals:
-            raise ValueError(f"{word!r} is not of the form key=value")
+            raise ValueError(f"{brief(word)} is not of the form key=value")
         if key not in known:
-            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+            raise ValueError(f"unknown key {brief(key)}{nearest(key, known)}")
         if key in parsed:
             raise ValueError(f"{key!r} is given twice")
         listed = [values] if key in whole else values.split(",")
@@ -127,16 +134,31 @@ def parse(words: Sequence[str], *schemas: type, whole: Collection[str] = ()) -> 
 
 
 def typed(key: str, value: str, kind: type) -> Any:
-    """One value as its key's type, or one clear line."""
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(f"{key} must be true or false, got {value!r}")
-        return value.lower() == "true"
-    try:
-        return kind(value)
-    except ValueError:
-        noun = {int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"{key} must be {noun}, got {value!r}") from None
+    """One value as its key's type, or one clear line. Numbers are ASCII: int() alone would take "1_6", " 4" and other
+    scripts' digits."""
+    if not re.fullmatch(WRITTEN[kind], value, re.ASCII | re.IGNORECASE | re.DOTALL):
+        raise ValueError(f"{key} must be {NOUNS[kind]}, got {brief(value)}")
+    made = value.lower() == "true" if kind is bool else kind(value)
+    check_type(key, made, kind)
+    return made
+
+
+NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+WRITTEN = {
+    bool: r"true|false",
+    int: r"[+-]?\d{1,40}",
+    float: r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?",
+    str: r".*",
+}
+
+
+def check_type(key: str, value: object, kind: type) -> None:
+    """Raises ValueError where a value is not exactly of its key's type (a whole number may stand for a number), or is
+    a number beyond any that a run has; NaN is."""
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        raise ValueError(f"{key} must be {NOUNS[kind]}, got {brief(value)}")
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise ValueError(f"{key} must be {NOUNS[kind]} below 2**32, got {brief(value)}")
 
 
 def one_each(parsed: dict[str, list[Any]], keys: Iterable[str]) -> dict[str, Any]:

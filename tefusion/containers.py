@@ -1,5 +1,5 @@
 """What a video file promises before a frame of it is decoded: how many frames, when each is shown, and whether the
-file is all there. A demuxer stops quietly where a cut file stops, so the sizes that containers declare are read here.
+file is all there and can be believed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from tefusion.headers import samples_promised, tail_missing
 
 # A positive list: playlists, manifests and text art would open too, and some of them name other files or hosts.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,gif,apng,flv,asf,ogg,rm,mxf,nut,dv,ivf,obu,h264,hevc,m4v,yuv4mpegpipe"
 COVER = 0x400  # FFmpeg's disposition of a picture attached to a song
+MOST_PIXELS = 8192 * 4352  # of a frame: cinema 8K, its height rounded up by the codec; a header may claim anything
 
 
 class VideoError(ValueError):
@@ -25,7 +28,7 @@ class VideoError(ValueError):
 @dataclass(frozen=True, eq=False)
 class Clip:
     """pts: of every frame in display order, in units of time_base seconds; empty where the packets do not say.
-    fps: the mean rate. keys: frames that can be decoded alone. pixels: of all frames together.
+    fps: the mean rate. keys: frames that can be decoded alone. height, width: as stored and as the header says.
     not_decord: why decord must not read this file."""
 
     path: str
@@ -34,8 +37,14 @@ class Clip:
     time_base: float
     fps: float
     keys: int
-    pixels: int
+    height: int
+    width: int
     not_decord: str | None
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames together."""
+        return self.total * self.height * self.width
 
     def second(self, index: int) -> float:
         """Counted from the first frame."""
@@ -58,7 +67,7 @@ def probe(path: str | os.PathLike[str]) -> Clip:
                 plain = False
             else:
                 pts.append(packet.pts)
-        if (last is not None and last.is_corrupt) or _tail_missing(path):
+        if (last is not None and last.is_corrupt) or tail_missing(path):
             raise VideoError(f"{path}: truncated: the file ends before its last frame")
         if not pts:
             raise VideoError(f"{path}: the video stream holds no frames")
@@ -74,40 +83,60 @@ def clip_of(path: Any, total: int, pts: tuple[int, ...], stream: Any, keys: int,
         fps = (len(pts) - 1) / ((pts[-1] - pts[0]) * time_base)
     else:
         fps = float(stream.average_rate or stream.guessed_rate or 1)
-    pixels = stream.codec_context.width * stream.codec_context.height * total
-    return Clip(os.fspath(path), total, pts, time_base, fps, keys, pixels, not_decord)
+    height, width = stream.codec_context.height, stream.codec_context.width
+    return Clip(os.fspath(path), total, pts, time_base, fps, keys, height, width, not_decord)
 
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream. What FFmpeg complains about inside becomes a VideoError."""
+    """The container and its video stream. What FFmpeg complains about inside becomes a VideoError. A frame of more than
+    MOST_PIXELS is refused by the header, and by the decoder before it allocates one that the header did not announce.
+    """
     import av
 
     # Absolute, or a name with a colon would be read as a protocol.
     url = os.path.abspath(path)  # noqa: PTH100, resolving links would change what messages name
+    bound, only = {"max_pixels": str(MOST_PIXELS)}, {"format_whitelist": FORMATS}
     try:
-        with av.open(url, metadata_errors="replace", container_options={"format_whitelist": FORMATS}) as container:
+        with av.open(url, metadata_errors="replace", options=bound, container_options=only) as container:
             stream = container.streams.best("video")
             disposition = getattr(stream, "disposition", 0)  # absent in PyAV 14.0, an enumeration from then on
             if stream is None or getattr(disposition, "value", disposition) & COVER:
                 raise VideoError(f"{path}: has no video stream")
             if stream.codec_context is None:
                 raise VideoError(f"{path}: this PyAV has no decoder for its video stream")
+            _check_header(path, stream)
+            stream.codec_context.options = bound
             yield container, stream
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, IndexError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path}: not a video, truncated or damaged ({reason})") from error
 
 
+def _check_header(path: str | os.PathLike[str], stream: Any) -> None:
+    height, width = stream.codec_context.height, stream.codec_context.width
+    if height * width > MOST_PIXELS:
+        raise VideoError(f"{path}: its header claims frames of {width} x {height} pixels, more than any video has")
+    if not stream.time_base:
+        raise VideoError(f"{path}: damaged: its header gives frames no unit of time")
+
+
 def _check_file(path: str | os.PathLike[str]) -> None:
+    """Looks before it opens: opening a pipe would wait for a writer, and a device might act."""
     try:
         status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(f"{path}: {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a file'}, not a video")
+        if status.st_size == 0:
+            raise VideoError(f"{path}: the file is empty")
+        with Path(path).open("rb") as file:
+            samples = samples_promised(file, status.st_size)
+    except VideoError:
+        raise
     except (OSError, ValueError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(f"{path}: {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a file'}, not a video")
-    if status.st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    if samples > status.st_size:  # less than a byte each; FFmpeg makes an index entry of, and decodes, every one
+        raise VideoError(f"{path}: damaged: its header promises {samples} frames in {status.st_size} bytes")
 
 
 def _is_idr(stream: Any, packet: Any) -> bool:
@@ -133,55 +162,3 @@ def _not_decord(container: Any, stream: Any, pts: tuple[int, ...]) -> str | None
     if not pts or (steps and max(steps) - min(steps) > 1):  # one tick of rounding
         return "a variable frame rate"
     return None
-
-
-def _tail_missing(path: str | os.PathLike[str]) -> bool:
-    """Whether the container declares more bytes than the file has; MPEG-TS, FLV and raw streams declare nothing."""
-    with Path(path).open("rb") as file:
-        size, head = os.fstat(file.fileno()).st_size, file.read(12)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return _boxes_end(file, size) > size
-        if head[:4] == b"RIFF":
-            declared = int.from_bytes(head[4:8], "little")
-            return declared != 0xFFFFFFFF and 8 + declared > size
-        if head[:4] == b"\x1aE\xdf\xa3":
-            return _segment_end(file) > size
-        if head[:4] == b"GIF8":
-            file.seek(max(0, size - 64))
-            return not file.read().rstrip(b"\0").endswith(b";")
-    return False
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last top-level box of an mp4 file ends."""
-    at = 0
-    while at + 8 <= size:
-        file.seek(at)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        if length < 8 or not head[4:8].isalnum():  # 0 reaches to the end of the file, anything else is not a box
-            return size
-        at += length
-    return at
-
-
-def _segment_end(file: BinaryIO) -> int:
-    """Where the segment of a Matroska or WebM file ends; 0 where a live recorder left its length open."""
-    file.seek(4)
-    file.seek(max(0, _ebml_length(file)), os.SEEK_CUR)
-    if file.read(4) != b"\x18S\x80g":
-        return 0
-    length = _ebml_length(file)
-    return file.tell() + length if length >= 0 else 0
-
-
-def _ebml_length(file: BinaryIO) -> int:
-    """An EBML length: the leading zeros of its first byte say how many bytes follow; all ones means unknown, -1."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return -1
-    more = 8 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & (0x7F >> more)]) + file.read(more), "big")
-    return -1 if value == (1 << 7 * (more + 1)) - 1 else value

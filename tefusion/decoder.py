@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from tefusion.choices import nearest
 
@@ -58,11 +59,21 @@ def decoder_config(name: str):
 
 
 def create_decoder(name: str):
-    """A fresh decoder of a preset, or the one that lies in the folder `name` (config.json, safetensors)."""
+    """A fresh decoder of a preset, or the one that lies in the folder `name` (config.json, safetensors), of which no
+    code is run. Raises ValueError in one line where the folder holds none, or not all of it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if Path(name).is_dir() and torch.get_default_device().type == "meta":
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
-    if Path(name).is_dir():
-        return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
-    return AutoModelForCausalLM.from_config(decoder_config(name))
+    if not Path(name).is_dir():
+        return AutoModelForCausalLM.from_config(decoder_config(name))
+    try:
+        if torch.get_default_device().type == "meta":
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        made: Any = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"decoder {name!r} cannot be loaded: {' '.join(str(error).split())}") from None
+    decoder, loaded = made
+    if lost := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
+        raise ValueError(f"decoder {name!r} is not complete: {', '.join(map(str, sorted(lost)))}")
+    return decoder

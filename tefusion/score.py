@@ -4,9 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+from tefusion.choices import brief
+from tefusion.data.question import LETTERS
 from tefusion.files import replace_file
+from tefusion.json_files import read_rows
 from tefusion.statistics import clustered_stderr
 
 # MotionBench's categories in the paper's order, with the paper's short names.
@@ -84,27 +88,29 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
 
 def read_answers(path: str | Path) -> list[Answer]:
     """Raises AnswersError, naming file and line, for a row that is incomplete, contradicts itself or comes twice."""
-    answers: dict[str, Answer] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            answer = _answer(json.loads(line))
-            if answer.uid in answers:
-                raise ValueError(f"question {answer.uid} is answered a second time")
-        except ValueError as error:
-            raise AnswersError(f"{path}:{number}: {error}") from None
-        answers[answer.uid] = answer
-    return list(answers.values())
+    return read_rows(path, partial(_answer, known=set()), AnswersError)
 
 
-def _answer(row: object) -> Answer:
+def _answer(row: object, known: set[str]) -> Answer:
     names = Answer.__dataclass_fields__
     if not isinstance(row, dict) or (missing := [name for name in names if name not in row]):
         raise ValueError(f"not an answer: {', '.join(missing)} missing" if isinstance(row, dict) else "not an object")
     answer = Answer(**{name: row[name] for name in names})
-    if not isinstance(answer.options, int) or answer.options < 1:
-        raise ValueError(f"options must be a count of at least 1, got {answer.options!r}")
-    if not isinstance(answer.answer, str) or not isinstance(answer.prediction, str | None):
-        raise ValueError(f"prediction {answer.prediction!r} and answer {answer.answer!r} must be letters")
-    if row.get("correct", answer.correct) != answer.correct:
-        raise ValueError(f"correct contradicts prediction {answer.prediction!r} and answer {answer.answer!r}")
+    if wrong := [name for name in ("uid", "cluster", "category") if not isinstance(row[name], str)]:
+        raise ValueError(f"{' and '.join(wrong)} must be text")
+    if type(answer.options) is not int or not 1 <= answer.options <= len(LETTERS):
+        raise ValueError(f"options must be a count of at least 1, at most {len(LETTERS)}, got {brief(answer.options)}")
+    said = f"prediction {brief(answer.prediction)} and answer {brief(answer.answer)}"
+    if answer.answer not in [*LETTERS[: answer.options]] or not _letter(answer.prediction):
+        raise ValueError(f"{said} must be letters, the answer one of the {answer.options} options")
+    if row.get("correct", answer.correct) is not answer.correct:
+        raise ValueError(f"correct contradicts {said}")
+    if answer.uid in known:
+        raise ValueError(f"question {brief(answer.uid)} is answered a second time")
+    known.add(answer.uid)
     return answer
+
+
+def _letter(prediction: object) -> bool:
+    """Any capital: a generated reply may begin with one that is no option."""
+    return prediction is None or (isinstance(prediction, str) and re.fullmatch("[A-Z]", prediction) is not None)

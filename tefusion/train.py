@@ -27,7 +27,7 @@ from tefusion.objective import VideoObjective
 from tefusion.optim import freeze
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.training import Training, fit
-from tefusion.video import Decoded, parse_size
+from tefusion.video import Decoded, Request, parse_size
 from tefusion.vision import create_video_encoder
 from tefusion.vlm import VLM
 
@@ -49,7 +49,7 @@ def load_tokenizer(decoder: str):
     if Path(decoder).is_dir():
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(decoder)
+        return AutoTokenizer.from_pretrained(decoder, trust_remote_code=False)
     return byte_level_tokenizer(vocabulary())
 
 
@@ -60,11 +60,11 @@ def reader(run: Run, cache: FrameCache, size: tuple[int, int], length: int = 0) 
 
 def read_clip(run: Run, cache: FrameCache, size: tuple[int, int], length: int, question: Question) -> Decoded:
     """Clips of a known `length` in frames are decoded whole, once for all cells that want fewer of them."""
-    span = question.start, question.end
+    asked = partial(Request, size=size, start=question.start, end=question.end)
     if run.n_input < length:
-        whole = cache.decode(question.video, length, "centres", size, "auto", 1, *span)
+        whole = cache.decode(question.video, asked(length, "centres"))
         return whole.sampled(run.policy, run.n_input, run.k)
-    return cache.decode(question.video, run.n_input, run.policy, size, "auto", run.k, *span)
+    return cache.decode(question.video, asked(run.n_input, run.policy, multiple_of=run.k))
 
 
 def accelerator(run: Run, log_with: str = "", folder: Path | None = None) -> Accelerator:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import itertools
-import math
 import os
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,13 +21,13 @@ from jaxtyping import UInt8
 from torch.nn import functional
 
 from tefusion.containers import Clip, VideoError, clip_of, opened, probe
+from tefusion.sampling import Request, Size, parse_size, sample
 
-__all__ = ["BACKENDS", "Decoded", "VideoError", "as_size", "decode", "parse_size", "read_video", "sample", "versions"]
+__all__ = ["Decoded", "Request", "VideoError", "decode", "parse_size", "read_video", "resize", "sample", "versions"]
 
-BACKENDS = ("auto", "pyav", "decord")
+MOST_BYTES = 4 << 30  # of the frames of one request: what a small file can unfold to has no other bound
 THREADED_PIXELS = 50_000_000  # in a smaller clip, starting the decoder's threads costs more than they save
 SEEK_PIXELS = 15_000_000  # what PyAV decodes while decord does one seek (measured: H.264, 240 to 480 lines)
-Size = int | tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,82 +57,29 @@ def read_video(
     size: Size = None,
     backend: str = "auto",
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The frames alone, RGB. size: the side of a square or (height, width), in pixels. Raises VideoError."""
-    return decode(path, frames, policy, size, backend).frames
+    """The frames alone, RGB, upright as a player shows them. size: the side of a square or (height, width), in pixels.
+    Raises VideoError."""
+    return decode(path, Request(frames, policy, size, backend=backend)).frames
 
 
-def decode(
-    path: str | os.PathLike[str],
-    frames: int,
-    policy: str,
-    size: Size,
-    backend: str,
-    multiple_of: int = 1,
-    start: float | None = None,
-    end: float | None = None,
-) -> Decoded:
-    """start, end: seconds from the first frame; the clip is what is on screen in [start, end). Raises VideoError."""
-    _check_request(policy, frames, multiple_of, start, end)
-    height_width = as_size(size)
-    if backend not in BACKENDS:
-        raise VideoError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-    clip = probe(path)
-    indices = _indices(clip, policy, frames, multiple_of, start, end)
-    used, kept = "decord", _read_decord(clip, indices, height_width, backend)
+def decode(path: str | os.PathLike[str], request: Request) -> Decoded:
+    """Frames come upright: a file's rotation or mirroring is applied, whatever the backend; at an angle, the nearest
+    quarter turn. The file is opened and closed inside, so processes may fork before and after. Raises VideoError."""
+    clip, size = probe(path), request.height_width
+    indices = _indices(clip, request)
+    _check_room(clip.path, len(indices), *(size or (clip.height, clip.width)))
+    used, kept = "decord", _read_decord(clip, indices, request)
     if kept is None:
-        used, kept = "pyav", _read_pyav(clip, indices, height_width)
+        used, kept = "pyav", _read_pyav(clip, indices, size)
     if kept is None:
         clip = _recounted(clip)
-        indices = _indices(clip, policy, frames, multiple_of, start, end)
-        kept = _read_pyav(clip, indices, height_width)
+        indices = _indices(clip, request)
+        kept = _read_pyav(clip, indices, size)
     if kept is None or len({frame.shape for frame in kept.values()}) > 1:
         raise VideoError(f"{path}: its frames change size or count while it is read; ask for one size")
     array = np.stack([kept[index] for index in indices])
     seconds = tuple(clip.second(index) for index in indices)
     return Decoded(array, tuple(indices), seconds, clip.total, len(indices) - len(kept), used)
-
-
-def sample(policy: str, total: int, frames: int, fps: float, multiple_of: int = 1) -> list[int]:
-    """Frame indices in [0, total), never decreasing; a count that multiple_of does not divide is rounded down, to
-    multiple_of at least. fps: of the video; only the policy fps:<rate> reads it and takes the centres of its segments.
-    """
-    rate = _rate(policy)
-    _check_counts(total=total, frames=frames, multiple_of=multiple_of)
-    if rate is not None:
-        # Some containers round timestamps to the millisecond: ten seconds must not become 9.999 and lose a frame.
-        frames = min(frames, int(total / fps * rate + 0.01))
-    frames = max(frames - frames % multiple_of, multiple_of)
-    if policy != "linspace":
-        return [(2 * i + 1) * total // (2 * frames) for i in range(frames)]
-    gaps = max(frames - 1, 1)
-    return [(2 * i * (total - 1) + gaps) // (2 * gaps) for i in range(frames)]
-
-
-def _rate(policy: str) -> float | None:
-    if policy in ("linspace", "centres"):
-        return None
-    match = re.fullmatch(r"fps:(\d+(?:\.\d+)?)", policy)
-    if not match or float(match[1]) == 0:
-        raise VideoError(f"policy must be linspace, centres or fps:<rate> such as fps:2, not {policy!r}")
-    return float(match[1])
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "32" is (32, 32), "32x16" is height 32, width 16."""
-    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)
-    if not match:
-        raise VideoError(f'size must be pixels such as "32" or height x width such as "32x16", not {text!r}')
-    return int(match[1]), int(match[2] or match[1])
-
-
-def as_size(size: Size) -> tuple[int, int] | None:
-    """(height, width) in pixels; None where frames keep their own."""
-    if size is None:
-        return None
-    pair = size if isinstance(size, tuple) else (size, size)
-    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
-        raise VideoError(f"size must be a positive number of pixels or (height, width), not {size!r}")
-    return pair
 
 
 def versions(backend: str) -> str:
@@ -151,34 +96,23 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def _check_request(policy: str, frames: int, multiple_of: int, start: float | None, end: float | None) -> None:
-    _rate(policy)
-    _check_counts(frames=frames, multiple_of=multiple_of)
-    for name, value in (("start", start), ("end", end)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise VideoError(f"{name} must be seconds of at least 0, not {value!r}")
-    if end is not None and end <= (start or 0):
-        raise VideoError(f"end must come after start: {end!r} does not come after {start or 0!r} seconds")
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise VideoError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
-def _indices(
-    clip: Clip, policy: str, frames: int, multiple_of: int, start: float | None, end: float | None
-) -> list[int]:
+def _indices(clip: Clip, request: Request) -> list[int]:
     """Positions in the file. A microsecond forgives what floats make of a timestamp."""
     shown, first, stop = range(clip.total), 0, clip.total
+    start, end = request.start, request.end
     if start is not None:
         if start >= clip.second(clip.total - 1) + 1 / clip.fps:
             raise VideoError(f"{clip.path}: ends before second {start:g}, where the clip should start")
         first = max(0, bisect_right(shown, start + 1e-6, key=clip.second) - 1)
     if end is not None:
         stop = max(first + 1, bisect_left(shown, end - 1e-6, key=clip.second))
-    return [first + index for index in sample(policy, stop - first, frames, clip.fps, multiple_of)]
+    chosen = sample(request.policy, stop - first, request.frames, clip.fps, request.multiple_of)
+    return [first + index for index in chosen]
+
+
+def _check_room(path: str, count: int, height: int, width: int) -> None:
+    if count * height * width * 3 > MOST_BYTES:
+        raise VideoError(f"{path}: {count} frames of {height} x {width} pixels do not fit into {MOST_BYTES >> 30} GiB")
 
 
 def _read_pyav(clip: Clip, indices: list[int], size: tuple[int, int] | None) -> dict[int, np.ndarray] | None:
@@ -195,6 +129,7 @@ def _read_pyav(clip: Clip, indices: list[int], size: tuple[int, int] | None) -> 
         if index in wanted:
             if frame.is_corrupt:
                 raise VideoError(f"{clip.path}: frame {index} is damaged")
+            _check_room(clip.path, len(indices), *(size or (frame.height, frame.width)))
             array = reformatter.reformat(frame, format="rgb24").to_ndarray()
             kept[index] = _resized(_upright(array, _matrix(frame)), size)
         if index == last and clip.pts:  # without timestamps only the whole count can confirm a position
@@ -224,40 +159,53 @@ def _recounted(clip: Clip) -> Clip:
         return clip_of(clip.path, len(shown), tuple(shown) if known else (), stream, clip.keys, "inexact packet counts")
 
 
-def _read_decord(
-    clip: Clip, indices: list[int], size: tuple[int, int] | None, backend: str
-) -> dict[int, np.ndarray] | None:
+def _read_decord(clip: Clip, indices: list[int], request: Request) -> dict[int, np.ndarray] | None:
     """None where PyAV should read instead: auto takes decord for clips so long that its seeks pay."""
-    wanted = sorted(set(indices))
+    wanted, backend, size = sorted(set(indices)), request.backend, request.height_width
     pays = 2 * len(wanted) < clip.keys and len(wanted) * SEEK_PIXELS < clip.pixels
     if backend == "pyav" or (backend == "auto" and not pays):
         return None
-    reason = "it is not installed" if _version("decord") == "absent" else clip.not_decord
-    if reason is None and _matrix(next(_shown(clip))) is not None:
-        reason = "its frames are rotated"
+    reason = _not_decord(clip)
     if reason is None:
         import decord
 
+        decord.logging.set_level(decord.logging.QUIET)  # what it finds wrong is in the error
         try:
             reader = decord.VideoReader(clip.path, num_threads=1)
-            if len(reader) == clip.total:
+            if len(reader) != clip.total:
+                reason = f"it counts {len(reader)} frames of {clip.total}"
+            elif reader[0].shape != (clip.height, clip.width, 3):  # it pads the rows of some narrow frames
+                reason = f"it gives frames of shape {reader[0].shape}"
+            else:
                 return {at: _resized(reader[at].asnumpy(), size) for at in wanted}
-            reason = f"it counts {len(reader)} frames of {clip.total}"
-        except decord.DECORDError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (decord.DECORDError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
     if backend == "auto":
         return None
     raise VideoError(f"{clip.path}: decord cannot read it exactly ({reason}); use backend auto or pyav")
 
 
+def _not_decord(clip: Clip) -> str | None:
+    if _version("decord") == "absent":
+        return "it is not installed"
+    if clip.not_decord is not None:
+        return clip.not_decord
+    first = next(_shown(clip), None)
+    if first is None:
+        return "its first frame cannot be decoded"
+    return None if _matrix(first) is None else "its frames are rotated"
+
+
 def _matrix(frame: Any) -> np.ndarray | None:
-    """The 2 x 2 part of the display matrix, signs only; None where frames are stored upright."""
+    """The 2 x 2 part of the display matrix, signs only; None where frames are stored upright, or where it has no
+    nearest quarter turn: players show the zeros that some recorders write as if nothing was said."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
-    matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+    matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].astype(float)
     matrix = np.sign(matrix) * (np.abs(matrix) > np.abs(matrix).max() / 2)
-    return None if (matrix == np.eye(2)).all() else matrix
+    turned = np.abs(matrix).tolist() in ([[1, 0], [0, 1]], [[0, 1], [1, 0]])
+    return matrix if turned and (matrix != np.eye(2)).any() else None
 
 
 def _upright(array: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:

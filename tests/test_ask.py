@@ -76,7 +76,7 @@ def test_a_folder_that_holds_no_run_gets_one_line(run, kept, tmp_path, video):
         "holds no model.safetensors": broken(kept, tmp_path / "1", model=None),
         "holds no run.json": broken(kept, tmp_path / "2", run=None),
         "does not fit": broken(kept, tmp_path / "3", run=other),
-        "model.safetensors does not fit": broken(kept, tmp_path / "4", model=weights[: len(weights) // 2]),
+        "model.safetensors is truncated": broken(kept, tmp_path / "4", model=weights[: len(weights) // 2]),
         "run.json": broken(kept, tmp_path / "5", run=newer),
         "run.json is": broken(kept, tmp_path / "6", run=b"{"),
     }

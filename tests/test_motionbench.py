@@ -81,7 +81,7 @@ def test_a_letter_out_of_order_is_no_option():
         (qa(answer=None), "'answer' should be a str"),
         (qa(question="What?"), "needs a stem and options"),
         (qa(question="A. one\nB. two"), "needs a stem and options"),
-        (qa(start="now"), "'start' should be a number, found 'now'"),
+        (qa(start="now"), "'start' should be a number of seconds of at least 0, found 'now'"),
     ],
 )
 def test_a_malformed_row_gives_one_line_with_its_place(tmp_path, bad, reason):

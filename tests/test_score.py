@@ -73,13 +73,13 @@ def test_a_wrong_row_is_named(tmp_path, change, message):
     row = {**GOOD, **change} if change else {name: value for name, value in GOOD.items() if name != "category"}
     path = tmp_path / "answers.jsonl"
     path.write_text(json.dumps({**GOOD, "uid": "0"}) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(AnswersError, match=rf"answers\.jsonl:2: .*{message}"):
+    with pytest.raises(AnswersError, match=rf"answers\.jsonl, line 2: .*{message}"):
         read_answers(path)
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "answers.jsonl").write_text(json.dumps(GOOD) + '\n{"uid": "2", "clu')
-    with pytest.raises(AnswersError, match=r"answers\.jsonl:2: "):
+    with pytest.raises(AnswersError, match=r"answers\.jsonl, line 2: "):
         read_answers(tmp_path / "answers.jsonl")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tefusion.choices import brief
 from tefusion.data.motion_augment import augment
 from tefusion.data.motion_files import SPLITS, VERSION, MotionSettings, write_clips, write_split
 from tefusion.data.motion_scene import (
@@ -32,6 +33,7 @@ from tefusion.data.motion_scene import (
 from tefusion.data.motion_still import STILL_STEMS, still_questions
 from tefusion.data.motion_truth import Truth, load_truth, motion_targets, patch_targets
 from tefusion.data.motionbench import VIDEO_FOLDERS
+from tefusion.json_files import read_object
 from tefusion.lock import locked, patiently
 from tefusion.orphan import end_with_parent
 
@@ -83,11 +85,11 @@ def is_written(folder: Path, settings: MotionSettings) -> bool:
     """Whether the finished set is there; a folder that holds something else is an error."""
     path = folder / "settings.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_object(path)
         wanted = identity(settings)
         names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if names:
-            changes = ", ".join(f"{name}={found.get(name)} instead of {wanted.get(name)}" for name in names)
+            changes = ", ".join(f"{name}={brief(found.get(name))} instead of {wanted.get(name)}" for name in names)
             raise ValueError(f"{folder} holds a motion set with {changes}; take another folder or remove it")
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

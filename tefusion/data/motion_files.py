@@ -3,6 +3,7 @@
 Imports neither torch nor a model: the processes that write clips start quickly.
 """
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ def write_video(path: Path, frames: Array, fps: int) -> None:
     everywhere; one keyframe a clip."""
     import av
 
-    with av.open(str(path), "w", format="mp4") as container:
+    video = io.BytesIO()  # in memory, or a full disk would be an error of FFmpeg's that names no file
+    with av.open(video, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "superfast", "crf": "12", "bf": "0"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv444p"
@@ -134,6 +136,15 @@ def write_video(path: Path, frames: Array, fps: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+    write_file(path, video.getvalue())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Names the file where the disk is full."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_clips(folder: Path, settings: MotionSettings, split: str, indices: Iterable[int]):
@@ -148,7 +159,7 @@ def write_clips(folder: Path, settings: MotionSettings, split: str, indices: Ite
 
 
 def write_split(folder: Path, rows: list[str], truth: dict[str, Array]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(truth, folder / "truth.safetensors")
-    (folder / ANNOTATIONS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    write_file(folder / "truth.safetensors", save(truth))
+    write_file(folder / ANNOTATIONS, "".join(f"{row}\n" for row in rows).encode())

@@ -1,6 +1,7 @@
 """What the generator knows about its clips: exact trajectories and masks, and the training targets made of them."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from tefusion.choices import brief
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_render import FLASH
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, SPINS, object_name
+from tefusion.data.question import LETTERS
 
 CHANNELS = {"velocity": 2, "spin": 1, "pan": 2, "flash": 1, "sine": 2, "cosine": 2, "hopper": len(COLOURS)}
 LIMIT = 2.0  # targets are clipped to it: the fastest clips move four units a frame
@@ -46,14 +49,62 @@ class Truth:
         return Truth(**{field.name: getattr(self, field.name)[clips] for field in fields(self)})
 
 
+class TruthError(ValueError):
+    """A truth.safetensors that is none; the message names the file."""
+
+
+SHAPE = {"positions": "nt42", "visible": "nt4", "angles": "nt4", "flash": "nt4", "colours": "n4", "shapes": "n4"}
+SHAPE |= {"background": "nt2", "masks": "ntss", "category": "n", "answer": "n", "stride": "n"}
+KINDS = {torch.bool: ("visible", "flash"), torch.float32: ("positions", "angles", "background")}
+KINDS |= {torch.int64: ("colours", "shapes", "category", "answer", "stride"), torch.uint8: ("masks",)}
+DTYPE = {name: dtype for dtype, names in KINDS.items() for name in names}
+BELOW = {"colours": 1 + len(COLOURS), "shapes": 1 + len(SHAPES), "category": len(CATEGORIES), "answer": len(LETTERS)}
+
+
 def load_truth(folder: str | Path) -> Truth:
-    """The truth of one split; its tensors are mapped from the file and cost no memory until they are read."""
+    """The truth of one split; its masks are mapped from the file and cost no memory until they are read. Raises
+    TruthError where a tensor is missing, unexpected, or not what `Truth` says."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(folder) / "truth.safetensors"
     if not path.is_file():
-        raise ValueError(f"{folder} holds no truth.safetensors; it is written by write_motion")
-    return Truth(**load_file(path))
+        raise TruthError(f"{folder} holds no truth.safetensors; it is written by write_motion")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TruthError(f"{path} is truncated or no safetensors file ({error})") from None
+    if problems := [*wrong_names(tensors)] or [*wrong_shapes(tensors)] or [*wrong_values(tensors)]:
+        raise TruthError(f"{path} is no truth of a motion set: {'; '.join(problems)}")
+    return Truth(**tensors)
+
+
+def wrong_names(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    yield from (f"{name} is missing" for name in SHAPE if name not in tensors)
+    yield from (f"{brief(name)} is unexpected" for name in tensors if name not in SHAPE)
+
+
+def wrong_shapes(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Sizes go by the masks, which have them all."""
+    shape = tuple(tensors["masks"].shape)
+    if len(shape) != 4 or shape[2] != shape[3] or min(shape) < 1 or shape[1] < 2:
+        yield f"masks are {shape} instead of (clips, frames, size, size)"
+        return
+    known = {"n": shape[0], "t": shape[1], "s": shape[2]}
+    for name, letters in SHAPE.items():
+        wanted, found = tuple(known.get(s) or int(s) for s in letters), tuple(tensors[name].shape)
+        if (found, tensors[name].dtype) != (wanted, DTYPE[name]):
+            yield f"{name} is {found} {tensors[name].dtype} instead of {wanted} {DTYPE[name]}"
+
+
+def wrong_values(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in KINDS[torch.float32]:
+        if not tensors[name].isfinite().all():
+            yield f"{name} is not finite"
+    for name, end in BELOW.items():
+        low, high = map(int, tensors[name].aminmax())
+        if not 0 <= low <= high < end:
+            yield f"{name} goes from {low} to {high} and not from 0 to {end - 1}"
 
 
 def wrapped(change: Tensor, period: int) -> Tensor:

@@ -3,12 +3,16 @@
 One row of `video_info.meta.jsonl` is a video with one or more questions, the options inline; "NA" hides the answer.
 """
 
-import json
+import os
 import re
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tefusion.choices import brief
 from tefusion.data.question import LETTERS, Question
+from tefusion.json_files import read_rows
 
 ANNOTATIONS = "video_info.meta.jsonl"
 VIDEO_FOLDERS = ("self-collected", "public-dataset")
@@ -21,6 +25,7 @@ QUESTION_TYPES = {
     "RC": "Repetition Count",
 }
 CATEGORY_OF = {name: category for category, name in QUESTION_TYPES.items()}
+LONGEST = 1e6  # seconds; a longer clip is a mistake
 OPTION = re.compile(r"\s*([A-J])\s*[.):]\s*(.*)")
 
 
@@ -30,22 +35,15 @@ class MotionBenchError(ValueError):
 
 def read_motionbench(folder: str | Path) -> list[Question]:
     """All questions in the file's order. A video that is in neither folder keeps the path where it belongs: what to do
-    about it is decided where it is decoded. Raises MotionBenchError naming file and line of the first bad row."""
+    about it is decided where it is decoded. A question has 1 to 10 options: the benchmark's own vary. Raises
+    MotionBenchError naming file and line of the first bad row; a video that lies outside `folder`, reached by a link
+    too, makes a row bad."""
     folder = Path(folder)
     path = folder / ANNOTATIONS
     if not path.is_file():
         raise MotionBenchError(f"{folder} is no MotionBench folder: it has no {ANNOTATIONS}")
-    videos = list_videos(folder)
-    questions: list[Question] = []
-    uids: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                questions += parse_row(json.loads(line), folder, videos, uids)
-            except ValueError as error:  # JSONDecodeError is one
-                raise MotionBenchError(f"{path}, line {number}: {error}") from error
+    parse = partial(parse_row, folder=folder, videos=list_videos(folder), uids=set())
+    questions = list(chain.from_iterable(read_rows(path, parse, MotionBenchError)))
     if not questions:
         raise MotionBenchError(f"{path} holds no question")
     return questions
@@ -66,21 +64,26 @@ def list_videos(folder: Path) -> dict[str, Path]:
 def parse_row(row: Any, folder: Path, videos: dict[str, Path], uids: set[str]) -> list[Question]:
     kind, name, qa = (field(row, key, of) for key, of in (("question_type", str), ("video_path", str), ("qa", list)))
     if kind not in CATEGORY_OF:
-        raise ValueError(f"unknown question_type {kind!r}; known are {', '.join(CATEGORY_OF)}")
-    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"video_path {name!r} is not a name inside the folder")
+        raise ValueError(f"unknown question_type {brief(kind)}; known are {', '.join(CATEGORY_OF)}")
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise ValueError(f"video_path {brief(name)} is not a name inside the folder")
     video = videos.get(name) or videos.get(name.lower()) or folder / VIDEO_FOLDERS[-1] / name
+    if not Path(os.path.realpath(video)).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"video_path {brief(name)} is a link that leaves the folder")
     questions = []
     for item in qa:
         uid = field(item, "uid", str)
         if uid in uids:
-            raise ValueError(f"uid {uid!r} occurs twice")
+            raise ValueError(f"uid {brief(uid)} occurs twice")
         uids.add(uid)
         text, options = split_options(field(item, "question", str))
         answer = field(item, "answer", str).strip()
         if answer != "NA" and answer not in list(LETTERS[: len(options)]):
-            raise ValueError(f"answer {answer!r} of uid {uid!r} is neither NA nor one of its {len(options)} options")
+            said = f"answer {brief(answer)} of uid {brief(uid)}"
+            raise ValueError(f"{said} is neither NA nor one of its {len(options)} options")
         start, end = (seconds(item, key) for key in ("start", "end"))
+        if end is not None and end <= (start or 0):
+            raise ValueError(f"'end' of uid {brief(uid)} should come after its start: {end!r} after {start or 0!r}")
         letter = None if answer == "NA" else answer
         questions.append(Question(uid, video, text, options, letter, CATEGORY_OF[kind], name, start, end))
     return questions
@@ -93,13 +96,17 @@ def field(row: Any, key: str, of: type) -> Any:
         raise ValueError(f"{key!r} is missing")
     if not isinstance(row[key], of):
         raise ValueError(f"{key!r} should be a {of.__name__}, found {type(row[key]).__name__}")
+    if of is str and any("\ud800" <= letter <= "\udfff" for letter in row[key]):
+        raise ValueError(f"{key!r} holds half a character (a lone surrogate)")
     return row[key]
 
 
 def seconds(item: dict[str, Any], key: str) -> float | None:
     value = item.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{key!r} should be a number, found {value!r}")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LONGEST:
+        raise ValueError(f"{key!r} should be a number of seconds of at least 0, found {brief(value)}")
     return value
 
 
@@ -114,5 +121,5 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
             parts[-1].append(line.strip())
     stem, *options = ("\n".join(part).strip() for part in parts)
     if not stem or not options:
-        raise ValueError(f"question {text!r} needs a stem and options A., B., ... on lines of their own")
+        raise ValueError(f"question {brief(text)} needs a stem and options A., B., ... on lines of their own")
     return stem, tuple(options)

@@ -1,6 +1,6 @@
 """Where a run's questions come from: the generated motion set, or a folder with the same splits."""
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tefusion.choices import nearest
+from tefusion.choices import brief, nearest
 from tefusion.data.motion import write_motion
-from tefusion.data.motion_files import MotionSettings
+from tefusion.data.motion_files import CATEGORIES, MotionSettings
 from tefusion.data.motion_truth import CHANNELS, Truth, load_truth, motion_targets
-from tefusion.data.motionbench import read_motionbench
-from tefusion.data.question import Question
+from tefusion.data.motionbench import ANNOTATIONS, read_motionbench
+from tefusion.data.question import LETTERS, Question
+from tefusion.json_files import read_object
 
 # Generated where they are first asked for.
 MOTION_SETS = {
@@ -37,8 +38,8 @@ def data_folder(data: str, home: Path) -> Path:
     """The folder of a named set, written if it is not there yet, or the folder that `data` is."""
     if data in MOTION_SETS:
         return write_motion(home / "data" / data, MOTION_SETS[data])
-    if not Path(data).is_dir():
-        raise ValueError(f"data {data!r} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
+    if not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
+        raise ValueError(f"data {brief(data)} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
     return Path(data)
 
 
@@ -49,9 +50,34 @@ def load_split(folder: Path, split: str) -> Split:
         raise ValueError(f"{folder / split} keeps all its answers secret: nothing can be learned or scored")
     if not (folder / split / "truth.safetensors").is_file():
         return Split(questions)
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     truth = load_truth(folder / split)
-    return Split(questions, settings["shuffled"], settings["frames"], truth, standardised(motion_targets(truth)))
+    check_pair(folder / split, questions, truth)
+    frames = truth.masks.shape[1]
+    shuffled = read_shuffled(folder / "settings.json", frames)
+    return Split(questions, shuffled, frames, truth, standardised(motion_targets(truth)))
+
+
+def check_pair(folder: Path, questions: list[Question], truth: Truth) -> None:
+    """Row i of the truth is about question i. Raises ValueError where their answers or categories differ."""
+    asked = [(question.category, question.answer) for question in questions]
+    known = [(CATEGORIES[c], LETTERS[a]) for c, a in zip(truth.category.tolist(), truth.answer.tolist(), strict=True)]
+    if len(asked) != len(known):
+        raise ValueError(f"{folder}: truth.safetensors knows {len(known)} clips, {ANNOTATIONS} asks about {len(asked)}")
+    for question, pair in zip(questions, known, strict=True):
+        if pair != (question.category, question.answer):
+            said = f"{question.category} {question.answer} in {ANNOTATIONS}, {' '.join(pair)} in truth.safetensors"
+            raise ValueError(f"{folder}: question {brief(question.uid)} is {said}")
+
+
+def read_shuffled(file: Path, frames: int) -> bool:
+    """Raises ValueError where the set's settings are not those of clips of `frames` frames."""
+    settings = read_object(file)
+    shuffled = settings.get("shuffled")
+    if not isinstance(shuffled, bool):
+        raise ValueError(f"{file}: shuffled must be true or false, got {brief(shuffled)}")
+    if settings.get("frames") != frames:
+        raise ValueError(f"{file}: frames is {brief(settings.get('frames'))}, truth.safetensors has {frames} a clip")
+    return shuffled
 
 
 def standardised(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:

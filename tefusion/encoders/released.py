@@ -1,6 +1,5 @@
 """A GLM-4V-9B folder as released: its sizes, its names for our parameters, its tensors one at a time."""
 
-import json
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tefusion.choices import brief
 from tefusion.encoders.config import VisionConfig
+from tefusion.json_files import read_object
 
 PREFIX = "transformer.vision."
+LARGEST = {"depth": 1 << 10}  # of our sizes; the others end at 2**20, far above any tower's
+SMALL = 1 << 28  # bytes of weights
 SIZES = {  # our size -> its place in config.json
     "image_size": "vision_config.image_size",
     "patch_size": "vision_config.patch_size",
@@ -47,31 +50,32 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 def read_config(folder: Path) -> VisionConfig:
     """The released sizes, at the image size for which positions are stored. Raises ValueError on what does not fit."""
     file = folder / "config.json"
-    config = read_json(file)
+    config = read_object(file)
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise ValueError(f"{file} has no vision_config: not a GLM-4V-9B folder")
     config |= {f"vision_config.{name}": value for name, value in vision.items()}
     sizes: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
-    wrong = [name for ours, name in SIZES.items() if type(sizes[ours]) is not int or sizes[ours] < 1]
-    wrong += [name for name in (SCALE, EPS) if not isinstance(config.get(name), float | int) or not config[name] > 0]
+    wrong = [n for ours, n in SIZES.items() if not is_size(sizes[ours], LARGEST.get(ours, 1 << 20))]
+    wrong += [name for name in (SCALE, EPS) if type(config.get(name)) not in (float, int)]
+    wrong += [name for name in (SCALE, EPS) if name not in wrong and not 0 < config[name] < 1e6]
     wrong += [name for name, value in FIXED.items() if config.get(name, value) != value]
     if wrong:
-        said = ", ".join(f"{name} = {config.get(name)!r}" for name in wrong)
+        said = ", ".join(f"{name} = {brief(config.get(name))}" for name in wrong)
         raise ValueError(f"{file} does not describe GLM-4V-9B's tower: {said}")
-    return VisionConfig(**sizes, scale=float(config[SCALE]), eps=float(config[EPS]))
-
-
-def read_json(file: Path) -> dict:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise ValueError(f"{file} cannot be read: does the folder hold GLM-4V-9B?") from None
+        return VisionConfig(**sizes, scale=float(config[SCALE]), eps=float(config[EPS]))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is not a JSON object")
-    return content
+        raise ValueError(f"{file} does not describe GLM-4V-9B's tower: {error}") from None
+
+
+def named(key: str) -> str:
+    """A tensor's name as an error quotes it: a stranger's may hold line breaks, or a megabyte."""
+    return key if key.isprintable() and len(key) <= 200 else brief(key)
+
+
+def is_size(value: object, largest: int) -> bool:
+    return type(value) is int and 0 < value <= largest
 
 
 def released_name(name: str) -> str:
@@ -119,27 +123,42 @@ class Checkpoint:
         index = self.folder / "model.safetensors.index.json"
         if not index.exists():
             return [self.folder / "model.safetensors"]
-        placed = read_json(index).get("weight_map")
+        placed = read_object(index).get("weight_map")
         if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
             raise ValueError(f"{index} has no weight_map from tensors to files")
-        return [self.folder / shard for shard in sorted({s for key, s in placed.items() if key.startswith(PREFIX)})]
+        shards = sorted({s for key, s in placed.items() if key.startswith(PREFIX)})
+        for shard in shards:
+            if not shard.endswith(".safetensors") or {"/", "\\", "\0"} & {*shard}:
+                raise ValueError(f"{index}: {brief(shard)} is not the name of a safetensors file in the folder")
+        return [self.folder / shard for shard in shards]
 
     def scan(self, shard: Path) -> None:
+        if not shard.is_file():
+            self.problems.append(f"file {shard.name} is absent")
+            return
         try:
             with safe_open(shard, "pt") as file:
                 keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
                 dtypes = {key: file.get_slice(key).get_dtype() for key in keys}
-        except FileNotFoundError:
-            self.problems.append(f"file {shard.name} is absent")
-            return
         except (SafetensorError, OSError) as error:
             self.problems.append(f"file {shard.name} is truncated or no safetensors file ({error})")
             return
         for key in sorted(dtypes.keys() & self.places.keys()):
-            self.problems.append(f"{key} is both in {self.places[key].name} and in {shard.name}")
+            self.problems.append(f"{named(key)} is both in {self.places[key].name} and in {shard.name}")
         self.places |= dict.fromkeys(dtypes, shard)
         self.dtypes |= dtypes
         self.unread |= dtypes.keys()
+
+    def check_room(self, config: VisionConfig) -> None:
+        """Raises ValueError where the sizes promise a large model and the files are too small for it, before memory is
+        taken for one. Of a small one every missing tensor is named instead."""
+        layer = 4 * config.width**2 + 2 * config.width * config.mlp
+        rest = 3 * config.embed_dim * config.glu + config.embed_dim**2
+        needed = 2 * (config.depth * layer + rest)  # nothing is stored in less than two bytes a number
+        stored = sum(shard.stat().st_size for shard in {*self.places.values()})
+        if needed > max(stored, SMALL):
+            said = f"config.json promises at least {needed:,} bytes of weights, the files hold {stored:,}"
+            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {said}")
 
     def read(self, key: str, shape: tuple[int, ...]) -> Tensor | None:
         """A view of the file, or None and a problem where the tensor does not fit.

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tefusion.compressors import Compressor
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.inflate import inflate
 from tefusion.encoders.patchify import resample_positions
-from tefusion.encoders.released import PREFIX, Checkpoint, read_config, released_name, released_shape
+from tefusion.encoders.released import DTYPES, PREFIX, Checkpoint, named, read_config, released_name, released_shape
 from tefusion.vision import VideoEncoder, assemble, method_for
 from tefusion.vlm import VLM
 
@@ -36,16 +38,17 @@ def load_glm4v(
     released = read_config(Path(folder))
     config = replace(released, image_size=image_size)
     if min(config.grid) < 2:
-        raise ValueError(f"image_size {image_size} is smaller than 2x2 patches of {config.patch_size} pixels")
+        raise ValueError(f"{folder}: image_size {image_size} is smaller than 2x2 patches of {config.patch_size} pixels")
+    checkpoint = Checkpoint(Path(folder))
+    checkpoint.check_room(config)
     method = method_for(config, compressor, k, **options)
     with torch.device("meta"):
         encoder = assemble(config, method)
-    checkpoint = Checkpoint(Path(folder))
     dtype = dtype or checkpoint.dtype
     fill(encoder, checkpoint, released, config, dtype)
     for name in BOUNDARIES:
         checkpoint.read(name, (1, 1, released.embed_dim))
-    checkpoint.problems += [f"{name} is unexpected" for name in sorted(checkpoint.unread)]
+    checkpoint.problems += [f"{named(name)} is unexpected" for name in sorted(checkpoint.unread)]
     checkpoint.complain()
     encoder.compressor.to(dtype)
     return encoder
@@ -98,15 +101,35 @@ def load_image_weights(model: VLM, state: Mapping[str, Tensor]) -> None:
     """
     own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.compressor.")}
     frames = {f"encoder.{name}": k for name, k in widened(model.encoder.compressor).items()}
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unexpected" for name in state if name not in own]
-    for name in (name for name in own if name in state):
-        wide = list(own[name].shape)
-        if name in frames:
-            wide[1] //= frames[name]
-        if list(state[name].shape) != wide:
-            problems.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(wide)}")
-    if problems:
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    shapes |= {name: (shapes[name][0], shapes[name][1] // k) for name, k in frames.items()}
+    if problems := misfits(state, shapes):
         raise ValueError(f"the image model does not fit: {'; '.join(problems)}")
     for name, tensor in own.items():
         tensor.copy_(inflate(state[name], frames[name]) if name in frames else state[name])
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """The model becomes what the file holds. Raises ValueError that names the file and every tensor that does not fit,
+    and then the model is as it was."""
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is truncated or no safetensors file ({error})") from None
+    if problems := misfits(state, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}):
+        raise ValueError(f"{file} does not fit: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def misfits(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What keeps these tensors from being the parameters of these shapes."""
+    problems = [f"{name} is missing" for name in shapes if name not in state]
+    problems += [f"{named(name)} is unexpected" for name in state if name not in shapes]
+    for name, tensor in ((name, state[name]) for name in shapes if name in state):
+        if tuple(tensor.shape) != shapes[name]:
+            problems.append(f"{name} is {tuple(tensor.shape)} instead of {shapes[name]}")
+        elif tensor.dtype not in DTYPES.values():
+            problems.append(f"{name} is stored as {tensor.dtype}, not as floating-point numbers")
+        elif not tensor.isfinite().all():
+            problems.append(f"{name} is not finite")
+    return problems

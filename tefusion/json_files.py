@@ -1,0 +1,71 @@
+"""JSON from strangers: one object a file, or one row a line. What cannot be read is one line that names the place."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+LONGEST_LINE = 1 << 20  # bytes; a row of a benchmark has a few thousand
+LARGEST_FILE = 16 << 20  # bytes; the largest index of shards has one
+BOM = b"\xef\xbb\xbf"  # some editors begin UTF-8 with it
+Row = TypeVar("Row")
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The one object of a file. Raises ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} cannot be read: it is no file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is not JSON of ours: it is larger than {LARGEST_FILE:,} bytes")
+    try:
+        content = decode(path.read_bytes().removeprefix(BOM))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return content
+
+
+def read_rows(path: str | Path, parse: Callable[[Any], Row], wrong: type[ValueError]) -> list[Row]:
+    """What `parse` makes of each row; a ValueError of its own becomes a `wrong` that names file and line. Empty lines,
+    CRLF and a byte order mark are skipped."""
+    rows = []
+    for number, line in numbered(Path(path), wrong):
+        try:
+            rows.append(parse(decode(line)))
+        except ValueError as error:
+            raise wrong(f"{path}, line {number}: {error}") from None
+    return rows
+
+
+def numbered(path: Path, wrong: type[ValueError]) -> Iterator[tuple[int, bytes]]:
+    """No more than one line is in memory."""
+    if not path.is_file():
+        raise wrong(f"{path} cannot be read: it is no file")
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if len(line) > LONGEST_LINE:
+                raise wrong(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes")
+            line = line.removeprefix(BOM) if number == 1 else line
+            if line.strip():
+                yield number, line
+
+
+def decode(text: bytes) -> Any:
+    """Raises ValueError for what is no UTF-8 or no JSON, NaN and a key that comes twice included."""
+    try:
+        return json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return found
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
