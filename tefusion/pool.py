@@ -32,9 +32,10 @@ def run_pool(tasks: Sequence[Task], jobs: int, threads: int, hang: float) -> Ite
         while True:
             idle = [worker for worker in crew if not worker.busy]
             while (idle or len(crew) < jobs) and (i := agenda.take()) is not None:
-                worker = idle.pop() if idle else Worker(threads)
-                worker.begin(i, tasks[i])
-                crew = [*(other for other in crew if other is not worker), worker]
+                if not idle:
+                    idle.append(Worker(threads))
+                    crew += idle
+                idle.pop().begin(i, tasks[i])
             if asked() and not passed_on:
                 passed_on = True
                 for worker in crew:
