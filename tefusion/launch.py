@@ -18,11 +18,23 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def join() -> None:
+    """The launcher's processes find together; whatever they do together comes after it. Raises ValueError where they
+    do not, since each would do, and write, everything alone."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    found = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).num_processes  # it does not look by itself
+    if found != world():
+        raise ValueError(f"{world()} processes were started and see {found}; set ACCELERATE_USE_CPU=1 without a GPU")
+
+
 def wait_for_first() -> None:
     """Everybody waits until everybody is here."""
     if world() > 1:
         from accelerate import PartialState
 
+        join()
         PartialState().wait_for_everyone()
 
 
@@ -32,4 +44,5 @@ def gather(things: list[T]) -> list[T]:
         return things
     from accelerate.utils import gather_object
 
+    join()
     return gather_object(things)

@@ -20,6 +20,13 @@ def listen() -> None:
         signal.signal(number, _leave_word)
 
 
+def leave_to_parent(worker: int = 0) -> None:
+    """For a process that reads data for one that listens: a signal to the whole group must not take it away before the
+    other has saved. It ends with its parent all the same."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def asked() -> bool:
     return bool(_asked)
 

@@ -22,9 +22,10 @@ from tefusion.data.question import Question
 from tefusion.data.source import Split
 from tefusion.decoder import create_decoder
 from tefusion.frame_cache import FrameCache
-from tefusion.launch import gather
+from tefusion.launch import gather, join
 from tefusion.objective import VideoObjective
 from tefusion.optim import freeze
+from tefusion.stop import leave_to_parent
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.training import Training, fit
 from tefusion.video import Decoded, parse_size
@@ -71,6 +72,7 @@ def accelerator(run: Run, log_with: str = "", folder: Path | None = None) -> Acc
     """One process, or this one among several, as the launcher says; a tracker of local files keeps them in `folder`."""
     if log_with:
         choose("log_with", log_with, [str(name) for name in get_available_trackers()])
+    join()
     AcceleratorState._reset_state()  # cells of one process may differ in precision
     made = Accelerator(
         mixed_precision=run.precision,
@@ -112,5 +114,11 @@ def ordered(examples: int, run: Run, accelerator: Accelerator) -> Order:
 
 def batched(examples: Dataset, order: Order, collate: Callable, workers: int = 0) -> DataLoader:
     """The loader draws from a generator of its own: the run's would be elsewhere after a resume."""
-    draws = torch.Generator()
-    return DataLoader(examples, batch_sampler=order, collate_fn=collate, num_workers=workers, generator=draws)
+    return DataLoader(
+        examples,
+        batch_sampler=order,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=leave_to_parent,
+        generator=torch.Generator(),
+    )

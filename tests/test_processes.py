@@ -53,22 +53,20 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(n, *words, **more):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), "--master_port=0"]
-    return subprocess.Popen(
-        [*command, *map(str, words)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **more,
-    )
+def torchrun(n, *words):
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"] if n > 1 else []
+    command = [sys.executable, *several, *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment(), **pipes)
 
 
-def finish(process):
-    out, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, out[-3000:]
+def finish(process, code=0, timeout=500):
+    """What it printed; who does not end in time is ended."""
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    finally:
+        process.terminate()
+    assert bool(process.returncode) == bool(code), out[-3000:]
     return out
 
 
@@ -123,8 +121,7 @@ def test_one_that_dies_ends_the_run_within_a_minute_and_any_number_goes_on(after
     victim = children(process)[-1]
     start = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    finish(process, code=1, timeout=60)
     assert time.monotonic() - start < 60
     (folder,) = tmp_path.glob("out/cells/*/checkpoints/step-*[369]")
     assert sorted(p.name for p in folder.glob("shard*")) == [f"shard-0000{i}-of-00002.safetensors" for i in range(2)]
@@ -144,9 +141,18 @@ def test_all_stop_at_the_same_step_whoever_was_asked(clips, tmp_path):
     process = torchrun(2, *words(clips, tmp_path, "out", steps=5000))
     wait_for("out/cells/*/checkpoints/latest", tmp_path, process)
     os.kill(children(process)[-1], signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out = finish(process, code=1, timeout=60)
     assert out.count("run the same command to go on") == 1
     assert "exitcode  : 75" in out
     (latest,) = tmp_path.glob("out/cells/*/checkpoints/latest")
     step = int(json.loads(latest.read_text())["checkpoint"].removeprefix("step-"))
     assert f"stopped at step {step} of 5000" in out
+
+
+def test_processes_that_do_not_find_together_are_refused(tmp_path):
+    """Each would train alone and write over the other."""
+    code = "from tefusion.launch import gather; gather([1])"
+    alone = environment() | {"WORLD_SIZE": "2", "RANK": "0", "CUDA_VISIBLE_DEVICES": ""}
+    del alone["ACCELERATE_USE_CPU"]
+    done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True)
+    assert "ValueError: 2 processes were started and see 1; set ACCELERATE_USE_CPU=1 without a GPU" in done.stderr
