@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tefusion.files import replace_file
@@ -242,7 +242,7 @@ def chaos(kills: int, seed: int, folder: Path) -> Tally:
 
 
 def report(tally: Tally, settings: dict[str, object], folder: Path) -> None:
-    facts = asdict(tally) | {"kills": tally.kills, "settings": settings, "sweep": SWEEP, **provenance()}
+    facts = vars(tally) | {"kills": tally.kills, "settings": settings, "sweep": SWEEP, **provenance()}
     replace_file(folder / "chaos.json", (json.dumps(facts, indent=2) + "\n").encode())
     lines = ["# Sweeps under SIGKILL", "", (__doc__ or "").split("\n\n")[2].replace("\n", " "), ""]
     counts = {"SIGKILLs of all processes": tally.ways["all"], "SIGKILLs of the first alone": tally.ways["first"]}

@@ -33,7 +33,7 @@ class Sweep:
     out: str = ""  # the run folder; by default runs/<budget>
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
-    hang: int = 600  # seconds without a sign of life, loading included, after which a cell is ended
+    hang: int = 600  # seconds without a sign of life, loading data and model included, after which a cell is ended
     retry: bool = False  # cells that were set aside, since they failed too often, are tried again
     save_every: int = SAVE_EVERY
 

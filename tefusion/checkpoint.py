@@ -135,14 +135,17 @@ def save_whole(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Removes all checkpoints of a run that needs none any more."""
+    """Removes all checkpoints of a run that needs none any more, those included that a crash left half removed."""
+    shutil.rmtree(hidden(folder), ignore_errors=True)
     if folder.exists():
         discard(folder)
 
 
 def discard(folder: Path) -> None:
     """Renamed first: half a checkpoint never stands under its name."""
-    hidden = folder.with_name(f".{folder.name}.discarded")
-    shutil.rmtree(hidden, ignore_errors=True)
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
+    shutil.rmtree(hidden(folder), ignore_errors=True)
+    shutil.rmtree(folder.rename(hidden(folder)))
+
+
+def hidden(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.discarded")

@@ -17,7 +17,8 @@ from tefusion.orphan import end_group, end_with_parent
 from tefusion.stop import asked, listen
 from tefusion.tasks import POLL, Agenda, Event, Task, attempt, worded
 
-GRACE = 10.0  # seconds for a process that has nothing left to do
+START = 600.0  # seconds for a process to begin, beyond those in which it may hang
+GRACE = 10.0  # and to end when it has nothing left to do
 STACK = signal.SIGUSR1  # has a worker write down where it is
 
 
@@ -32,9 +33,10 @@ def run_pool(tasks: Sequence[Task], jobs: int, threads: int, hang: float) -> Ite
         while True:
             idle = [worker for worker in crew if not worker.busy]
             while (idle or len(crew) < jobs) and (i := agenda.take()) is not None:
-                worker = idle.pop() if idle else Worker(threads)
-                worker.begin(i, tasks[i])
-                crew = [*(other for other in crew if other is not worker), worker]
+                if not idle:
+                    idle.append(Worker(threads))
+                    crew += idle
+                idle.pop().begin(i, tasks[i])
             if asked() and not passed_on:
                 passed_on = True
                 for worker in crew:
@@ -56,7 +58,9 @@ def hear(busy: Sequence["Worker"], hang: float) -> Iterator[Event]:
     for worker in busy:
         worker.peak = max(worker.peak, held(worker.pid))
         if worker.connection in ready:
-            yield worker.receive()
+            event = worker.receive()
+            if event.kind != "begun":
+                yield event
         elif time.monotonic() - worker.heard > hang:
             yield worker.cut_off(hang)
 
@@ -77,7 +81,7 @@ class Worker:
         self.busy = self.gone = False
 
     def begin(self, i: int, task: Task) -> None:
-        self.task, self.busy, self.heard, self.last = i, True, time.monotonic(), ""
+        self.task, self.busy, self.heard, self.last = i, True, time.monotonic() + START, ""
         self.peak, self.kills = 0, oom_kills()
         with suppress(BrokenPipeError):  # it died after its last task: receiving will tell
             self.connection.send((i, task))
@@ -90,8 +94,7 @@ class Worker:
         self.heard = time.monotonic()
         if event.kind == "progress":
             self.last = worded(event.value)
-        else:
-            self.busy = False
+        self.busy = event.kind in ("begun", "progress")
         return event
 
     def cut_off(self, hang: float) -> Event:
@@ -132,6 +135,7 @@ def serve(connection: Connection, stack: Connection, threads: int) -> None:
     with suppress(EOFError):
         while True:
             i, task = connection.recv()
+            connection.send(Event(i, "begun", None))
             connection.send(attempt(i, task, partial(report, connection, i)))
 
 

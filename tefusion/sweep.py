@@ -35,7 +35,9 @@ def sweep(words: Sequence[str]) -> Path:
             write_data(cells, home)
         wait_for_first()
         named = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in my_part(cells, plans.shard)}
-        left = to_do(named, rows_of(out), plans.retry)
+        rows = [row for row in rows_of(out) if row["id"] in named]
+        left = to_do(named, rows, plans.retry)
+        clear_behind(out, rows)
         wait_for_first()  # all have read what the first will go on writing
         unfinished = train_cells(left, len(named), plans, results, home) if left else 0
         if is_first():
@@ -58,6 +60,16 @@ def to_do(named: Mapping[str, Cell], rows: Sequence[Mapping], retry: bool) -> di
     """The longest first, so that no core waits long for another at the end."""
     over = {row["id"] for row in rows if row["status"] == "done" or (is_set_aside(row) and not retry)}
     return dict(sorted(((n, c) for n, c in named.items() if n not in over), key=lambda item: -pixels(item[1].run)))
+
+
+def clear_behind(out: Path, rows: Sequence[Mapping]) -> None:
+    """The checkpoints of cells that are done, where a crash came between their row and this."""
+    done = {row["id"] for row in rows if row["status"] == "done"}
+    if kept := done & {path.parent.name for path in out.glob("cells/*/*checkpoints*")}:
+        from tefusion.cell import clear_checkpoints
+
+        for name in kept:
+            clear_checkpoints(out, name)
 
 
 def pixels(run: Run) -> int:

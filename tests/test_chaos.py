@@ -79,6 +79,22 @@ def test_phases_are_seen_from_the_files(tmp_path):
     assert made.phases() == {"data", "image"}
 
 
+def test_the_report_gives_the_counts(tmp_path):
+    tally = chaos.Tally(starts=9, sweeps=1, cells=3)
+    tally.ways.update({"all": 5, "first": 2, "term": 1})
+    tally.phases.update({"row": 8})
+    chaos.report(tally, {"kills": 7, "seed": 0}, tmp_path)
+    facts = json.loads((tmp_path / "chaos.json").read_text())
+    assert (facts["kills"], facts["ways"]["first"], facts["phases"], facts["differences"]) == (7, 2, {"row": 8}, [])
+    assert {"commit", "machine", "versions", "date", "sweep"} <= facts.keys()
+    text = (tmp_path / "chaos.md").read_text()
+    assert "| SIGKILLs of all processes | 5 |" in text
+    assert "| **differences** | 0 |" in text
+    tally.differences.append("a: other answers")
+    chaos.report(tally, {"kills": 7, "seed": 0}, tmp_path)
+    assert "- a: other answers" in (tmp_path / "chaos.md").read_text()
+
+
 def test_all_processes_of_a_session_are_found_and_ended():
     shell = subprocess.Popen(
         ["sh", "-c", "sleep 300 & sleep 300 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True

@@ -154,7 +154,13 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(motion, "write_split", fail)
     with pytest.raises(OSError, match="disk full"):
         motion.write_motion(tmp_path / "motion", MotionSettings(train=6, dev=6, test=6))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".motion.lock"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
+    (tmp_path / ".motion.partial" / "train").mkdir(parents=True)
+    motion.write_motion(tmp_path / "motion", MotionSettings(train=6, dev=6, test=6))
+    assert {path.name for path in tmp_path.iterdir()} == {"motion", ".motion.lock"}
 
 
 def test_progress_counts_every_clip(tmp_path):

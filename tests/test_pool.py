@@ -129,10 +129,10 @@ def test_no_task_needs_no_process():
 @pytest.mark.timeout(120)
 def test_a_task_that_hangs_is_ended_with_its_children_and_the_others_go_on(tmp_path):
     listed = [task("hang with a child", tmp_path / "pids"), task("give", 1), task("give", 2)]
-    ends = finished(run_pool(listed, 1, 1, hang=6))
+    ends = finished(run_pool(listed, 1, 1, hang=3))
     assert [ends[i].kind for i in range(3)] == ["failed", "done", "done"]
     failure = ends[0].value
-    assert failure.reason == "no sign of life for 6 s, the last was step 3"
+    assert failure.reason == "no sign of life for 3 s, the last was step 3"
     assert "deep_sleep" in failure.trace  # where it was
     wait_until(lambda: all(gone(pid) for pid in appears(tmp_path / "pids")))
 

@@ -215,6 +215,19 @@ with locked(Path(sys.argv[1])):
 """
 
 
+def test_checkpoints_that_a_crash_left_go_with_the_next_sweep(clips, home, tmp_path, here):
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion")
+    here.failing = {"te_fusion"}
+    sweep(mine)
+    cells = [row["id"] for row in read_results(tmp_path)]
+    for name in cells:
+        (tmp_path / "cells" / name / "checkpoints").mkdir(parents=True)
+    done = sorted(row["id"] for row in read_results(tmp_path) if row["status"] == "done")
+    here.cleared.clear()
+    sweep(mine)
+    assert sorted(name for _, name in here.cleared) == done  # a failed one may go on from them
+
+
 def test_a_second_sweep_of_the_same_results_names_the_first(clips, home, tmp_path, here, capsys):
     mine = words(clips, home, f"out={tmp_path}", "compressor=none", "controls=false")
     holder = [sys.executable, "-c", HOLDER, str(tmp_path / "results.lock")]
