@@ -128,8 +128,10 @@ def check_machine(run: Run) -> None:
     """Raises ValueError where the run can be described, but not trained on this machine."""
     import torch
 
+    from tefusion.data.source import check_data
     from tefusion.kernels import group_attention
 
+    check_data(run.data)
     if torch.cuda.is_available():
         return
     if run.precision == "fp16":

@@ -100,7 +100,9 @@ class Worker:
     def cut_off(self, hang: float) -> Event:
         with suppress(ProcessLookupError):
             os.kill(self.pid, STACK)
-        stack = os.read(self.stack.fileno(), 1 << 16) if self.stack.poll(2 * POLL) else b""
+        stack = b""
+        while self.stack.poll(2 * POLL) and (part := os.read(self.stack.fileno(), 1 << 16)):  # it comes in pieces
+            stack += part
         return self.bury(hung(hang, self.last, stack.decode(errors="replace")))
 
     def bury(self, failure: Failure | None) -> Event:

@@ -15,15 +15,14 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 
-from tefusion import cell, cli, evaluate, image_stage, snapshot, training
+from tefusion import cell, cli, evaluate, lock, snapshot, training
 from tefusion.cell import Log, clear_checkpoints, train_cell
 from tefusion.cells import Cell
 from tefusion.checkpoint import Checkpoints
 from tefusion.config import Run
 from tefusion.data.order import Order
 from tefusion.data.source import load_split
-from tefusion.image_stage import image_model, image_run
-from tefusion.stop import STOPPED, Stopped
+from tefusion.stop import STOPPED
 from tefusion.train import accelerator, create_vlm, frame_cache, train_videos
 from tefusion.training import Progress, Training
 
@@ -193,7 +192,7 @@ def asked(monkeypatch):
 
     def after(looks):
         left = iter([False] * looks)
-        for module in (training, evaluate, image_stage):
+        for module in (training, evaluate, lock):
             monkeypatch.setattr(module, "asked", lambda: next(left, True))
 
     yield after
@@ -243,15 +242,6 @@ def test_a_cells_checkpoints_are_cleared_when_its_row_is_kept(clips, home, tmp_p
     clear_checkpoints(tmp_path, "cell")
     clear_checkpoints(tmp_path, "cell")
     assert sorted(path.name for path in (tmp_path / "cells/cell").iterdir()) == ["answers.jsonl", "log.jsonl"]
-
-
-def test_who_waits_for_anothers_image_model_can_be_stopped(clips, tmp_path, asked):
-    run = image_run(replace(SMALL, data=str(clips), image_steps=1))
-    model = image_model(run, tmp_path, 0)
-    with image_stage.locked(model.with_suffix(".lock")):
-        asked(1)
-        with pytest.raises(Stopped, match="while another run trains"):
-            image_model(run, tmp_path, 0)
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])

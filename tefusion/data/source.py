@@ -38,9 +38,14 @@ def data_folder(data: str, home: Path) -> Path:
     """The folder of a named set, written if it is not there yet, or the folder that `data` is."""
     if data in MOTION_SETS:
         return write_motion(home / "data" / data, MOTION_SETS[data])
-    if not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
-        raise ValueError(f"data {brief(data)} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
+    check_data(data)
     return Path(data)
+
+
+def check_data(data: str) -> None:
+    """Raises ValueError where `data` names no set and is no folder."""
+    if data not in MOTION_SETS and not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
+        raise ValueError(f"data {brief(data)} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
 
 
 def load_split(folder: Path, split: str) -> Split:
