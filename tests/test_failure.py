@@ -80,6 +80,7 @@ def test_the_line_says_by_how_much_and_what_fits(small):
         (7, {"batch": 64}, "accumulate=4 should fit"),  # 9 into 3, times the margin
         (7, {"batch": 64, "accumulate": 4}, "accumulate=16 should fit"),
         (7, {"batch": 50}, "accumulate=5 should fit"),  # divides the batch
+        (7, {"batch": 60}, "accumulate=4 should fit"),  # 3 would, were what was held before to shrink as well
         (7, {"batch": 2}, "it takes a larger k, a smaller n_input or size, or a smaller model"),
         (1, {"batch": 1}, "it takes a larger k, a smaller n_input or size, or a smaller model"),
     ],

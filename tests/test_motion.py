@@ -159,8 +159,10 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
 
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
     (tmp_path / ".motion.partial" / "train").mkdir(parents=True)
+    (tmp_path / ".motion.partial" / "train" / "half").touch()
     motion.write_motion(tmp_path / "motion", MotionSettings(train=6, dev=6, test=6))
     assert {path.name for path in tmp_path.iterdir()} == {"motion", ".motion.lock"}
+    assert not (tmp_path / "motion" / "train" / "half").exists()
 
 
 def test_progress_counts_every_clip(tmp_path):

@@ -187,19 +187,27 @@ def test_asked_to_stop_what_runs_saves_and_nothing_new_begins(tmp_path):
     assert ends == {0: Event(0, "stopped", "at step 7")}
 
 
+SCRIPT = """if __name__ == "__main__":
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    from test_pool import run_pool, stop, task
+    stop.listen()
+    list(run_pool([task("hang with a child", sys.argv[2])], 1, 1, 1e9))
+"""
+
+
 @pytest.mark.timeout(120)
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    """Also those who never come to look whether it lives, and what they started."""
-    code = f"""if __name__ == "__main__":
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_pool import run_pool, task
-        list(run_pool([task("hang with a child", {str(tmp_path / "pids")!r})], 1, 1, 1e9))
-    """
+@pytest.mark.parametrize("numbers", [[signal.SIGKILL], [signal.SIGINT, signal.SIGTERM]])
+def test_workers_end_with_their_parent(tmp_path, numbers):
+    """Also those who never come to look whether it lives, or whether they are asked to stop, and what they started."""
     script = tmp_path / "script.py"
-    script.write_text(code)
-    parent = subprocess.Popen([sys.executable, script])
+    script.write_text(SCRIPT)
+    parent = subprocess.Popen([sys.executable, script, Path(__file__).parent, tmp_path / "pids"])
     pids = appears(tmp_path / "pids")
     assert len(pids) == 2
-    parent.kill()
-    parent.wait()
+    for number in numbers:
+        assert parent.poll() is None
+        parent.send_signal(number)
+        time.sleep(1)
+    assert parent.wait() == (128 + signal.SIGTERM if len(numbers) > 1 else -signal.SIGKILL)
     wait_until(lambda: all(gone(pid) for pid in pids))
