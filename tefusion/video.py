@@ -11,6 +11,7 @@ import itertools
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,9 +122,12 @@ def _read_pyav(clip: Clip, indices: list[int], size: tuple[int, int] | None) -> 
 
     reformatter = VideoReformatter()  # one for all frames: setting it up costs ten times its use on small ones
     kept: dict[int, np.ndarray] = {}
+    matrix = None
     wanted, last, count = set(indices), max(indices), 0
     for index, frame in enumerate(_shown(clip)):
         count = index + 1
+        if index == 0:  # once: looking at its side data ties a frame into a cycle, which lives until it is collected
+            matrix = _matrix(frame)
         if clip.pts and (count > clip.total or frame.pts != clip.pts[index]):
             return None
         if index in wanted:
@@ -131,7 +135,7 @@ def _read_pyav(clip: Clip, indices: list[int], size: tuple[int, int] | None) -> 
                 raise VideoError(f"{clip.path}: frame {index} is damaged")
             _check_room(clip.path, len(indices), *(size or (frame.height, frame.width)))
             array = reformatter.reformat(frame, format="rgb24").to_ndarray()
-            kept[index] = _resized(_upright(array, _matrix(frame)), size)
+            kept[index] = _resized(_upright(array, matrix), size)
         if index == last and clip.pts:  # without timestamps only the whole count can confirm a position
             return kept
     return kept if count == clip.total else None
@@ -143,8 +147,9 @@ def _shown(clip: Clip) -> Iterator[Any]:
         threads = 1 if clip.pixels < THREADED_PIXELS else min(4, os.cpu_count() or 1)
         stream.thread_type = "AUTO" if threads > 1 else "NONE"
         stream.codec_context.thread_count = threads
-        for packet in container.demux(stream):
-            yield from packet.decode()
+        with closing(container.demux(stream)) as packets:  # before the container: else a read that stops early leaks
+            for packet in packets:
+                yield from packet.decode()
 
 
 def _recounted(clip: Clip) -> Clip:

@@ -1,6 +1,10 @@
+import ctypes
+import gc
 import importlib.util
 import itertools
+import resource
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +113,26 @@ def test_every_frame_memory_is_bounded_by_what_is_sampled(tmp_path):
     decoded = decode(write(tmp_path / "a.mp4"), Request(2, "linspace", backend="pyav"))
     assert decoded.frames.base is None
     assert decoded.frames.nbytes == 2 * 32 * 32 * 3
+
+
+@pytest.mark.heavy
+def test_a_read_that_stops_early_leaves_nothing_behind(movies):
+    """Measured without what the allocator keeps for itself: 1 kB a read where the demuxer was not closed first."""
+    libc, path = ctypes.CDLL(None), movies("plain.mp4")
+
+    def left():
+        gc.collect()
+        libc.malloc_trim(0)
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def read(times):
+        for _ in range(times):
+            decode(path, Request(4, end=1.0, backend="pyav"))
+
+    read(200)
+    before = left()
+    read(1000)
+    assert left() - before < 400_000
 
 
 def test_a_decoder_that_stops_early_is_an_error(movies, monkeypatch):
