@@ -1,6 +1,6 @@
-"""For one clear line: the nearest valid name on a typo, and a wrong value in a few characters."""
+"""For one clear line: the nearest valid name on a typo, a wrong value in a few characters, many problems in a few."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
 
@@ -18,3 +18,13 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def brief(value: object) -> str:
     """A value as an error quotes it, on one line: a stranger's text may be megabytes long."""
     return " ".join(_short.repr(value).split("\n"))
+
+
+def in_short(error: Exception) -> str:
+    """What a library says, on one line: it may quote a stranger's text."""
+    return " ".join(str(error).split())[:300]
+
+
+def listed(problems: Sequence[str], most: int = 100) -> str:
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more

@@ -158,6 +158,8 @@ def _not_decord(container: Any, stream: Any, pts: tuple[int, ...]) -> str | None
         return f"the container {container.format.name}"
     if stream.codec_context.pix_fmt != "yuv420p":
         return f"the pixel format {stream.codec_context.pix_fmt}"
+    if stream.frames not in (0, len(pts)):  # decord makes room for all that the header promises, and aborts
+        return "a header that counts other frames than there are"
     steps = {after - before for before, after in itertools.pairwise(pts)}
     if not pts or (steps and max(steps) - min(steps) > 1):  # one tick of rounding
         return "a variable frame rate"

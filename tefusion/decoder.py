@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tefusion.choices import nearest
+from tefusion.choices import in_short, listed, nearest
 
 # GLM-4-9B's are MotionBench's (2501.02955, table 5); the others keep its shape at a size that trains on a CPU.
 DECODERS: dict[str, dict[str, Any]] = {
@@ -72,8 +72,8 @@ def create_decoder(name: str):
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"decoder {name!r} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise ValueError(f"decoder {name!r} cannot be loaded: {in_short(error)}") from None
     decoder, loaded = made
     if lost := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
-        raise ValueError(f"decoder {name!r} is not complete: {', '.join(map(str, sorted(lost)))}")
+        raise ValueError(f"decoder {name!r} is not complete: {listed(sorted(map(str, lost)))}")
     return decoder

@@ -312,7 +312,8 @@ def write_good(folder: Path) -> None:
 
     motion = write_motion(folder / "truth", MotionSettings(train=1, dev=1, test=24))
     shutil.copytree(motion / "test", folder / "annotations")
-    write_videos(folder / "video", sorted((motion / "test").rglob("*.mp4"))[0])
+    write_videos(folder / "video")
+    shutil.copyfile(sorted((motion / "test").rglob("*.mp4"))[0], folder / "video/generated.mp4")
     state = {name: tensor for name, tensor in released_state().items() if "layers.1." not in name}
     write_glm(folder / "weights", state, shards=2, config=config_of(depth=1))
     (folder / "settings").mkdir()
@@ -328,12 +329,11 @@ def config_of(depth: int) -> dict[str, Any]:
     return CONFIG | {"vision_config": CONFIG["vision_config"] | {"num_hidden_layers": depth}}
 
 
-def write_videos(folder: Path, generated: Path) -> None:
-    """One as the generated set has them, one with B-frames and open ends, one of an older codec."""
+def write_videos(folder: Path) -> None:
+    """One with B-frames, one of an older codec."""
     import av
 
     folder.mkdir()
-    shutil.copyfile(generated, folder / "generated.mp4")
     rng = np.random.default_rng(0)
     forms = {"b-frames": ("libx264", {"bf": "2", "g": "8"}), "mpeg4": ("mpeg4", {"g": "6"})}
     for name, (codec, options) in forms.items():

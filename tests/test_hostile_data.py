@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from fuzz_targets import write_videos
 from hostile import Executed, one_line
 from safetensors.torch import load_file, save_file
 from test_motionbench import qa, row
@@ -119,6 +120,23 @@ def test_fewer_frames_than_k_and_clips_beyond_the_end(tmp_path):
     assert len(decode(video, Request(4, multiple_of=4, start=0.1, end=99.0)).frames) == 4
     with one_line("short.mp4: ends before second 2", VideoError):
         decode(video, Request(4, multiple_of=4, start=2.0, end=3.0))
+
+
+@pytest.mark.parametrize("backend", ["auto", "pyav", "decord"])
+def test_a_header_that_counts_billions_of_frames(tmp_path, backend):
+    """decord makes room for them all and takes the process down: found by fuzzing."""
+    write_videos(tmp_path / "clips")
+    data = (tmp_path / "clips" / "b-frames.mp4").read_bytes()
+    counts = data.index(b"stts") + 12
+    assert data[counts : counts + 4] == (24).to_bytes(4, "big")
+    video = tmp_path / "counts.mp4"
+    video.write_bytes(data[:counts] + b"\x99\x2d\x0e\x1b" + data[counts + 4 :])
+    request = Request(4, backend=backend)
+    if backend == "decord":
+        with one_line("a header that counts other frames", VideoError):
+            decode(video, request)
+    else:
+        assert decode(video, request).indices == (0, 8, 15, 23)
 
 
 # Answers

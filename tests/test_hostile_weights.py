@@ -118,6 +118,20 @@ def test_sizes_that_no_file_holds(glm, change, says):
             load_glm4v(glm, compressor, image_size=20)
 
 
+def test_a_library_that_quotes_the_file_is_quoted_on_one_line(glm):
+    file = shard(glm)
+    file.write_bytes(file.read_bytes().replace(b'"F32"', b'"\\n "', 1))
+    with one_line("unknown variant"):
+        load_glm4v(glm, image_size=20)
+
+
+def test_of_a_thousand_missing_tensors_a_hundred_are_named(glm):
+    rewrite(glm, num_hidden_layers=1000)
+    with pytest.raises(ValueError, match=r"; and 11888 more$") as raised:  # 12 a layer that is not there
+        load_glm4v(glm, image_size=20)
+    assert str(raised.value).count(" is missing") == 100
+
+
 def test_a_tensors_name_may_hold_anything(glm):
     save_file(load_file(shard(glm)) | {PREFIX + "line\nbreak": torch.zeros(1)}, shard(glm))
     with one_line("line\\nbreak' is unexpected"):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tefusion.choices import brief
+from tefusion.choices import brief, in_short, listed
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_render import FLASH
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, SPINS, object_name
@@ -73,9 +73,9 @@ def load_truth(folder: str | Path) -> Truth:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise TruthError(f"{path} is truncated or no safetensors file ({error})") from None
+        raise TruthError(f"{path} is truncated or no safetensors file ({in_short(error)})") from None
     if problems := [*wrong_names(tensors)] or [*wrong_shapes(tensors)] or [*wrong_values(tensors)]:
-        raise TruthError(f"{path} is no truth of a motion set: {'; '.join(problems)}")
+        raise TruthError(f"{path} is no truth of a motion set: {listed(problems)}")
     return Truth(**tensors)
 
 

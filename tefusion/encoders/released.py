@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tefusion.choices import brief
+from tefusion.choices import brief, in_short, listed
 from tefusion.encoders.config import VisionConfig
 from tefusion.json_files import read_object
 
@@ -141,7 +141,7 @@ class Checkpoint:
                 keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
                 dtypes = {key: file.get_slice(key).get_dtype() for key in keys}
         except (SafetensorError, OSError) as error:
-            self.problems.append(f"file {shard.name} is truncated or no safetensors file ({error})")
+            self.problems.append(f"file {shard.name} is truncated or no safetensors file ({in_short(error)})")
             return
         for key in sorted(dtypes.keys() & self.places.keys()):
             self.problems.append(f"{named(key)} is both in {self.places[key].name} and in {shard.name}")
@@ -183,4 +183,4 @@ class Checkpoint:
 
     def complain(self) -> None:
         if self.problems:
-            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {'; '.join(self.problems)}")
+            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {listed(self.problems)}")

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tefusion.choices import in_short, listed
 from tefusion.compressors import Compressor
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.inflate import inflate
@@ -33,7 +34,7 @@ def load_glm4v(
 
     `image_size` is the side in pixels to which positions are resampled. `options` go to the compressor, which keeps
     its initial values. Memory holds the parameters once and one tensor more. boi and eoi belong to the VLM:
-    `read_boundaries`. Raises one ValueError that names every tensor that does not fit.
+    `read_boundaries`. Raises one ValueError that names the tensors that do not fit, a hundred at most.
     """
     released = read_config(Path(folder))
     config = replace(released, image_size=image_size)
@@ -97,27 +98,27 @@ def widened(method: Compressor) -> dict[str, int]:
 def load_image_weights(model: VLM, state: Mapping[str, Tensor]) -> None:
     """A VLM with any compressor starts as the trained image VLM whose state this is; `encoder.compressor.*` stays.
 
-    Raises one ValueError that names every tensor that does not fit, and then the model is as it was.
+    Raises one ValueError that names the tensors that do not fit, and then the model is as it was.
     """
     own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.compressor.")}
     frames = {f"encoder.{name}": k for name, k in widened(model.encoder.compressor).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     shapes |= {name: (shapes[name][0], shapes[name][1] // k) for name, k in frames.items()}
     if problems := misfits(state, shapes):
-        raise ValueError(f"the image model does not fit: {'; '.join(problems)}")
+        raise ValueError(f"the image model does not fit: {listed(problems)}")
     for name, tensor in own.items():
         tensor.copy_(inflate(state[name], frames[name]) if name in frames else state[name])
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """The model becomes what the file holds. Raises ValueError that names the file and every tensor that does not fit,
+    """The model becomes what the file holds. Raises ValueError that names the file and the tensors that do not fit,
     and then the model is as it was."""
     try:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or no safetensors file ({error})") from None
+        raise ValueError(f"{file} is truncated or no safetensors file ({in_short(error)})") from None
     if problems := misfits(state, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}):
-        raise ValueError(f"{file} does not fit: {'; '.join(problems)}")
+        raise ValueError(f"{file} does not fit: {listed(problems)}")
     model.load_state_dict(state)
 
 
