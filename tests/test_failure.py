@@ -147,7 +147,7 @@ def work(send):
     return held + torch.empty(2 << 30 >> 2).fill_(1).sum() if sys.argv[1] == "torch" else bytearray(2 << 30)
 
 used = 1024 * number(Path("/proc/self/status"), "VmSize:", 0)
-resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20), resource.RLIM_INFINITY))
 (event,) = run_here([Task(work, ())], 1e9, print)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 short = event.value.shortage
@@ -163,7 +163,7 @@ def test_memory_that_is_really_short(who):
     numbers, line = done.stdout.splitlines()
     wanted, free, more = numbers.split()
     assert wanted == {"torch": "2048", "python": "0"}[who]
-    assert 100 < int(free) <= 200
+    assert 250 < int(free) <= 500  # a new thread reserves up to 128 MiB more
     assert more == "True"
     assert "free under ulimit -v" in line
     assert "\n" not in line
