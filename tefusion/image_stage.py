@@ -70,7 +70,8 @@ def image_model(run: Run, home: Path, save_every: int, seen: Seen = unseen) -> P
             vlm = train_images(load_split(folder, "train"), home, training)
             if is_first():
                 save_whole(vlm.state_dict(), path)
-                clear(training.checkpoints.folder)
+        if is_first():
+            clear(training.checkpoints.folder)
         wait_for_first()
     return path
 
