@@ -28,6 +28,11 @@ def padded(widths: tuple[int, ...]) -> tuple[int, ...]:
     return (128,) if len(widths) > 2 else widths
 
 
+def single(dim: int) -> tuple[int, ...]:
+    """The one chunk of a narrow tile, which is too small to share several thin products among warps."""
+    return (max(16, 1 << (dim - 1).bit_length()),)
+
+
 def tail(length: int, block: int) -> int:
     """Width of the tile behind the full ones: the narrowest that covers the rest, `block` where there is no rest."""
     rest = length % block
