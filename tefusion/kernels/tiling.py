@@ -1,0 +1,55 @@
+"""How the kernels cut an attention into matrix products, and how much of what they execute is useful.
+
+Shapes of matrix products are powers of two from 16 on, but neither D nor L = 257 k is one. A head is therefore cut into
+chunks of columns, and what is left of L after the full tiles gets a narrow tile of its own.
+"""
+
+from math import ceil
+from typing import Protocol
+
+class Blocks(Protocol):
+    """Queries and keys of a full tile."""
+
+    @property
+    def block_m(self) -> int: ...
+
+    @property
+    def block_n(self) -> int: ...
+
+
+def chunks(dim: int) -> tuple[int, ...]:
+    """Powers of two that sum to `dim` rounded up to 16: 112 is (64, 32, 16), 72 is (64, 16) with half a chunk empty."""
+    units = (dim + 15) // 16
+    return tuple(16 << bit for bit in range(units.bit_length() - 1, -1, -1) if units >> bit & 1)
+
+
+def padded(widths: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks of the forward's output: one of 128 where there are three, as three thin products need more registers."""
+    return (128,) if len(widths) > 2 else widths
+
+
+def single(dim: int) -> tuple[int, ...]:
+    """The one chunk of a narrow tile, which is too small to share several thin products among warps."""
+    return (max(16, 1 << (dim - 1).bit_length()),)
+
+
+def tail(length: int, block: int) -> int:
+    """Width of the tile behind the full ones: the narrowest that covers the rest, `block` where there is no rest."""
+    rest = length % block
+    return max(16, 1 << (rest - 1).bit_length()) if rest else block
+
+
+def tiles(length: int, block: int) -> int:
+    """Full tiles and the narrow one."""
+    return ceil(length / block)
+
+
+def covered(length: int, block: int) -> int:
+    """Rows that the tiles compute for `length` rows."""
+    return length // block * block + (tail(length, block) if length % block else 0)
+
+
+def executed_over_useful(length: int, dim: int, blocks: Blocks) -> float:
+    """Multiplications that the forward kernel's products execute over those that attention defines, at least 1."""
+    executed = covered(length, blocks.block_m) * covered(length, blocks.block_n) * (sum(chunks(dim)) + sum(padded(chunks(dim))))
+    return executed / (length * length * 2 * dim)
