@@ -20,6 +20,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/encoder.py
+	-$(BIN)/python benchmarks/kernels.py
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tefusion needs Python 3.10 or newer")'

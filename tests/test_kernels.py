@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.encoders.vit import ViTBlock
-from tefusion.kernels import ATTENTION_BACKENDS, backends, group_attention, reference
+from tefusion.kernels import ATTENTION_BACKENDS, backends, group_attention, reference, trial
 from tefusion.kernels.backends import AUTO, Rule
 from tefusion.kernels.trial import agrees, errors
 
@@ -187,7 +189,6 @@ class OnGpu:
 
 @pytest.fixture
 def gpu(monkeypatch, unchecked):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(backends.attention_op, "trusted", lambda *_: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -212,8 +213,6 @@ def test_auto_leaves_out_what_cannot_serve_or_is_not_trusted(gpu, monkeypatch):
     assert backends.pick(OnGpu(514, 112), ragged=True) == "sdpa"
     with pytest.raises(ValueError, match=r"needs compute capability 8.0 or newer, got 7.5"):
         backends.pick(OnGpu(257, 112), backend="triton")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert backends.pick(OnGpu(257, 112)) == "sdpa"
 
 
 def test_shapes_without_numbers_are_counted_the_same_for_every_backend():
@@ -222,20 +221,35 @@ def test_shapes_without_numbers_are_counted_the_same_for_every_backend():
     assert {group_attention(qkv, backend=name).shape for name in ATTENTION_BACKENDS} == {(2, 17, 3, 8)}
 
 
-def test_a_kernel_is_trusted_only_while_it_agrees(triton_on_cpu, monkeypatch):
-    op, cpu = backends.attention_op, torch.device("cpu")
-    op.trusted.cache_clear()
-    assert op.trusted(cpu, torch.float32, 16)
+@pytest.fixture
+def untried(monkeypatch):
+    monkeypatch.setattr(trial, "_verdicts", {})
+
+
+def test_a_kernel_that_agrees_is_trusted_in_any_mode_and_tried_once(triton_on_cpu, untried, monkeypatch):
+    op = backends.attention_op
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        op.trusted.cache_clear()
-        assert op.trusted(cpu, torch.float32, 16)
+        assert op.trusted(torch.device("cpu"), torch.float32, 16)
+    monkeypatch.setattr(op, "kernels", lambda: pytest.fail("a second trial"))
+    assert op.trusted(torch.device("cpu"), torch.float32, 16)
+
+
+@pytest.mark.parametrize("broken", [lambda right, *a: right(*a) * 1.001, lambda right, *a: 1 / 0])
+def test_a_kernel_that_is_wrong_or_breaks_is_not_trusted(triton_on_cpu, untried, monkeypatch, broken):
+    op = backends.attention_op
     right = op.kernels()
-    for broken in (lambda *a: [right.backward(*a) * 1.001][0], lambda *a: 1 / 0):
-        op.trusted.cache_clear()
-        monkeypatch.setattr(op, "kernels", lambda b=broken: type("K", (), {"forward": right.forward, "backward": b}))
-        with pytest.warns(UserWarning, match="a kernel of tefusion is not used on cpu in torch.float32"):
-            assert not op.trusted(cpu, torch.float32, 16)
-    op.trusted.cache_clear()
+    wrong = SimpleNamespace(forward=right.forward, backward=partial(broken, right.backward))
+    monkeypatch.setattr(op, "kernels", lambda: wrong)
+    with pytest.warns(UserWarning, match="a kernel of tefusion is not used on cpu in torch.float32"):
+        assert not op.trusted(torch.device("cpu"), torch.float32, 16)
+
+
+def test_a_capture_allows_no_trial_and_leaves_no_verdict(untried, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not trial.trusted(("question",), lambda: pytest.fail("a trial"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert trial.trusted(("question",), lambda: True)
 
 
 def test_nan_agrees_with_nothing():

@@ -175,7 +175,6 @@ def test_on_a_gpu_it_runs_where_it_may_and_is_trusted(monkeypatch, unchecked):
     row, column = OnGpu(2, 24), OnGpu(24)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(layer_norm_op, "trusted", lambda *_: True)
     assert layer_norm_op.wins(row, row, column, column)
     assert not layer_norm_op.wins(OnGpu(2, 8200), OnGpu(2, 8200), OnGpu(8200), OnGpu(8200))

@@ -4,7 +4,6 @@ A custom_op and not a triton_op: `opcheck` passes, and the kernels may look at t
 """
 
 import math
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from tefusion.kernels import reference
-from tefusion.kernels.trial import agrees
+from tefusion.kernels import reference, trial
 from tefusion.kernels.varlen import lengths
 
 
@@ -25,12 +23,15 @@ def attend(qkv: Tensor, cu_seqlens: Tensor | None, scale: float | None) -> Tenso
     return _forward(qkv, cu_seqlens, qkv.shape[-1] ** -0.5 if scale is None else scale)[0]
 
 
-@cache
 def trusted(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    """Tried once a process, on GLM-4V's frames: a driver or a compiler may break a kernel that was right."""
+    return trial.trusted(("attention", device, dtype, dim), lambda: right(device, dtype, dim))
+
+
+def right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    """Whether the kernels agree with the definition on frames of GLM-4V's length."""
     random = torch.Generator(device).manual_seed(0)
     qkv = torch.randn(2, 257, 3, 2, dim, device=device, generator=random).to(dtype)
-    return agrees(lambda qkv: attend(qkv, None, None), reference.group_attention, qkv)
+    return trial.agrees(lambda qkv: attend(qkv, None, None), reference.group_attention, qkv)
 
 
 def kernels() -> ModuleType:

@@ -53,8 +53,7 @@ def pick(qkv: Tensor, ragged: bool = False, backend: str = "auto") -> str:
 
 
 def automatic(qkv: Tensor, ragged: bool) -> str:
-    # A compiler's trace and a graph under capture leave no room for a trial.
-    if qkv.is_cuda and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing():
+    if qkv.is_cuda and not torch.compiler.is_compiling():  # a compiler's trace leaves no room for a trial
         for rule in AUTO:
             if fits(rule, qkv, ragged) and serves(rule.backend, qkv, ragged):
                 return rule.backend

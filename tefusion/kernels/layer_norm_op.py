@@ -1,6 +1,5 @@
 """The fused LayerNorm + residual as an operator of PyTorch's, what it cannot serve, and when it is taken."""
 
-from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tefusion.kernels import reference
+from tefusion.kernels import reference, trial
 from tefusion.kernels.backends import interpreted
 from tefusion.kernels.library_attention import HALF, too_old
-from tefusion.kernels.trial import agrees
 
 WIDEST = 8192  # a row is held in registers: 8 warps of 32 threads, 32 numbers each
 
@@ -38,18 +36,21 @@ def refusal(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> str | None:
 
 
 def wins(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """On a GPU, outside of a compiler, which fuses the addition itself, and of a capture, which allows no trial."""
-    if not y.is_cuda or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+    """On a GPU, outside of a compiler, which fuses the addition itself."""
+    if not y.is_cuda or torch.compiler.is_compiling():
         return False
     return refusal(x, y, weight, bias) is None and trusted(y.device, y.dtype, y.shape[-1])
 
 
-@cache
 def trusted(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Tried once a process: a driver or compiler may break a kernel that was right."""
+    return trial.trusted(("norm", device, dtype, width), lambda: right(device, dtype, width))
+
+
+def right(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether the kernels agree with the definition."""
     random = torch.Generator(device).manual_seed(0)
     rows = [torch.randn(n, width, device=device, generator=random).to(dtype) for n in (300, 300, 1, 1)]
-    return agrees(
+    return trial.agrees(
         lambda x, y, weight, bias: fused(x, y, weight[0], bias[0], 1e-6),
         lambda x, y, weight, bias: reference.residual_layer_norm(x, y, weight[0], bias[0], 1e-6),
         *rows,

@@ -40,10 +40,14 @@ def xformers(qkv: Tensor, cu_seqlens: Tensor | None, scale: float | None) -> Ten
     from xformers.ops import memory_efficient_attention
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
-    if cu_seqlens is None:
-        return memory_efficient_attention(*qkv.unbind(2), scale=scale)
-    bias = BlockDiagonalMask.from_seqlens(lengths(cu_seqlens, len(qkv)))
-    return memory_efficient_attention(*qkv[None].unbind(2), attn_bias=bias, scale=scale)[0]
+    try:
+        if cu_seqlens is None:
+            return memory_efficient_attention(*qkv.unbind(2), scale=scale)
+        bias = BlockDiagonalMask.from_seqlens(lengths(cu_seqlens, len(qkv)), device=qkv.device)
+        return memory_efficient_attention(*qkv[None].unbind(2), attn_bias=bias, scale=scale)[0]
+    except NotImplementedError as error:  # it knows only when asked which of its kernels serve a call
+        said = " ".join(str(error).split())
+        raise ValueError(f"attention backend 'xformers' cannot serve this call: {said}") from None
 
 
 def varlen_refusal(qkv: Tensor, ragged: bool) -> str | None:

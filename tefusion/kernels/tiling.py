@@ -7,6 +7,7 @@ chunks of columns, and what is left of L after the full tiles gets a narrow tile
 from math import ceil
 from typing import Protocol
 
+
 class Blocks(Protocol):
     """Queries and keys of a full tile."""
 
@@ -51,5 +52,9 @@ def covered(length: int, block: int) -> int:
 
 def executed_over_useful(length: int, dim: int, blocks: Blocks) -> float:
     """Multiplications that the forward kernel's products execute over those that attention defines, at least 1."""
-    executed = covered(length, blocks.block_m) * covered(length, blocks.block_n) * (sum(chunks(dim)) + sum(padded(chunks(dim))))
+    executed = (
+        covered(length, blocks.block_m)
+        * covered(length, blocks.block_n)
+        * (sum(chunks(dim)) + sum(padded(chunks(dim))))
+    )
     return executed / (length * length * 2 * dim)

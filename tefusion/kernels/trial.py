@@ -31,6 +31,21 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return (found.double() - wanted).norm().item() / (length or 1.0)
 
 
+_verdicts: dict[tuple, bool] = {}
+
+
+def trusted(question: tuple, trial: Callable[[], bool]) -> bool:
+    """Tried once a process: a driver or a compiler may break a kernel that was right.
+
+    A graph under capture leaves no room for a trial: until there was one, there is no trust.
+    """
+    if question not in _verdicts:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return False
+        _verdicts[question] = trial()
+    return _verdicts[question]
+
+
 def agrees(ours: Callable[..., Tensor], definition: Callable[..., Tensor], *inputs: Tensor) -> bool:
     """Forward and backward, whatever mode the caller is in. Warns where the answer is no."""
     device, dtype = inputs[0].device, inputs[0].dtype
