@@ -21,3 +21,6 @@ def pick(kernel, architecture, dim, dtype, length):
     if kernel == "keys":
         return Config(32, 128, 8, 2)
     return Config(128, 64, 8, 2)
+
+
+SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10}

@@ -5,17 +5,8 @@ chunks of columns, and what is left of L after the full tiles gets a narrow tile
 """
 
 from math import ceil
-from typing import Protocol
 
-class Blocks(Protocol):
-    """Queries and keys of a full tile."""
-
-    @property
-    def block_m(self) -> int: ...
-
-    @property
-    def block_n(self) -> int: ...
-
+from tefusion.kernels.configs import Config
 
 def chunks(dim: int) -> tuple[int, ...]:
     """Powers of two that sum to `dim` rounded up to 16: 112 is (64, 32, 16), 72 is (64, 16) with half a chunk empty."""
@@ -49,7 +40,7 @@ def covered(length: int, block: int) -> int:
     return length // block * block + (tail(length, block) if length % block else 0)
 
 
-def executed_over_useful(length: int, dim: int, blocks: Blocks) -> float:
+def executed_over_useful(length: int, dim: int, config: Config) -> float:
     """Multiplications that the forward kernel's products execute over those that attention defines, at least 1."""
-    executed = covered(length, blocks.block_m) * covered(length, blocks.block_n) * (sum(chunks(dim)) + sum(padded(chunks(dim))))
+    executed = covered(length, config.block_m) * covered(length, config.block_n) * (sum(chunks(dim)) + sum(padded(chunks(dim))))
     return executed / (length * length * 2 * dim)

@@ -22,6 +22,8 @@ def forward(qkv: Tensor, cu_seqlens: Tensor | None, scale: float, max_length: in
 
     lse is for `backward`: (H, tokens), log2 of each query's sum over keys of exp(score), in fp32.
     """
+    if scale < 0:
+        raise ValueError(f"the Triton kernels' scale must not be negative, got {scale}")
     rows = readable(qkv.flatten(0, -4))
     out = rows.new_empty(len(rows), *rows.shape[2:])
     lse = row_sums(rows)

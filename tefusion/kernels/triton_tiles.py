@@ -11,7 +11,7 @@ import triton.language as tl
 from tefusion.kernels import tiling
 
 COUNTS = ["length", "total", "heads", "blocks", "token8", "part8", "head8", "dout_token8", "dout_head8"]
-LOG2_E: tl.constexpr = 1.4426950408889634
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 chunks = triton.constexpr_function(tiling.chunks)
 padded = triton.constexpr_function(tiling.padded)
