@@ -1,21 +1,22 @@
-"""Compiles the attention kernels for chips that need not be there, and keeps a ledger of what the compiler made of them.
+"""Compiles the attention kernels for chips that need not be there, and keeps a ledger of what came out.
 
     python benchmarks/aot.py processes=2
+    python benchmarks/aot.py dims=64,112 architectures=90 dtypes=bf16 out=/tmp/ledger
 
-Every kernel of the launch table, for each architecture, D and dtype: registers, spilled bytes, shared memory, and matrix
-instructions (warp-group ones on sm_90, those of the tensor memory on sm_100). A kernel that spills, does not fit into the
-chip's shared memory or has no matrix instructions is a fault, and the exit code is 1. Writes
-results/aot-<triton version>.json and .csv.
+The launch table's kernels for each architecture, D, dtype and length: registers, spilled bytes, shared memory, and
+matrix instructions of the chip (of warp groups on sm_90, of tensor memory on sm_100). One that spills, needs more
+shared memory than the chip has, or has none of those instructions, is a fault: it is printed, and the exit code is 1.
+Writes aot-<triton version>.csv and .json.
 """
 
 import csv
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import product
@@ -33,17 +34,17 @@ from tefusion.machine import provenance
 
 ROOT = Path(__file__).parents[1]
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-ARCHITECTURES = (80, 86, 90, 100)
+ARCHITECTURES = (80, 90, 100)
 DIMS = (16, 32, 48, 64, 72, 80, 88, 96, 104, 112, 120, 128)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-LENGTHS = (33, 4112)  # one of each bucket, both with narrow tiles
+LENGTHS = (33, 4112, 4136)  # a short group, narrow tiles of 16 rows, and wider ones
 MATRIX = {90: r"\bHGMMA", 100: r"\bUTC\w*MMA"}  # else HMMA, which serves narrow tiles everywhere
 Row = dict[str, Any]
 
 
 def compiled(name: str, architecture: int, dim: int, dtype: str, length: int, config: Config | None = None) -> Row:
     """A line of the ledger. `config` stands in for the table's."""
-    config = config or configs.pick(name, architecture, dim, DTYPES[dtype], length)
+    config = config or configs.pick(name, architecture, dim, DTYPES[dtype].itemsize, length)
     target = GPUTarget("cuda", architecture, 32)
     code = triton.compile(
         source(name, dim, dtype, length, config), target=target, options=triton_attention.options(config)
@@ -100,5 +101,60 @@ def faults(row: Row) -> list[str]:
     return found
 
 
-def cases() -> Iterable[tuple[str, int, int, str, int]]:
-    return product(triton_attention.KERNELS, ARCHITECTURES, DIMS, DTYPES, LENGTHS)
+def ledger(wanted: list[tuple[str, int, int, str, int]], processes: int) -> list[Row]:
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(compiled, *zip(*wanted, strict=True)))
+
+
+def write(rows: list[Row], folder: Path) -> Path:
+    """<folder>/aot-<triton version>.csv, and .json with where it comes from; returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"aot-{triton.__version__}.csv"
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    made = {**provenance(), "triton": triton.__version__, "rows": rows}
+    for name, text in ((path, table.getvalue()), (path.with_suffix(".json"), json.dumps(made, indent=1) + "\n")):
+        unfinished = name.with_suffix(".part")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(name)
+    return path
+
+
+def parse(words: list[str]) -> dict[str, list[str]]:
+    """Lists of what is compiled; all of it by default."""
+    settings = {
+        "kernels": list(triton_attention.KERNELS),
+        "architectures": list(map(str, ARCHITECTURES)),
+        "dims": list(map(str, DIMS)),
+        "dtypes": list(DTYPES),
+        "lengths": list(map(str, LENGTHS)),
+        "processes": [str(os.cpu_count())],
+        "out": [str(ROOT / "results")],
+    }
+    for word in words:
+        name, _, values = word.partition("=")
+        if name not in settings or not values:
+            raise SystemExit(f"{word!r} is none of {', '.join(f'{n}=<list>' for n in settings)}")
+        settings[name] = values.split(",")
+    return settings
+
+
+def main() -> None:
+    settings = parse(sys.argv[1:])
+    chips, dims, lengths = (map(int, settings[name]) for name in ("architectures", "dims", "lengths"))
+    wanted = list(product(settings["kernels"], chips, dims, settings["dtypes"], lengths))
+    rows = ledger(wanted, int(settings["processes"][0]))
+    print(f"{len(rows)} kernels: {write(rows, Path(settings['out'][0]))}")
+    wrong = [(row, faults(row)) for row in rows if faults(row)]
+    for row, found in wrong:
+        print(" ".join(str(value) for value in list(row.values())[:9]), ": ", "; ".join(found), sep="")
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

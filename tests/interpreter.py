@@ -23,7 +23,7 @@ def run(file: str, marks: str = "not heavy") -> None:
 
 
 def repair() -> None:
-    """bf16 products are made from bit patterns and bf16 is truncated; each call of a function wraps the language anew."""
+    """It multiplies the bit patterns of bf16, truncates to bf16, and wraps the language anew in every call."""
     import triton.language as tl
     from triton.runtime import interpreter
 

@@ -122,9 +122,7 @@ def queries_kernel(
     query = block * BLOCK_M
     left = length - query
     if left > narrow_limit(BLOCK_M, TAIL_M):
-        _queries_tile(
-            matrices, lse, delta, query, length, scale, BLOCK_M, BLOCK_N, TAIL_N, chunks(DIM), DIM, STAGES
-        )
+        _queries_tile(matrices, lse, delta, query, length, scale, BLOCK_M, BLOCK_N, TAIL_N, chunks(DIM), DIM, STAGES)
     elif left > 0:
         _queries_tile(matrices, lse, delta, query, length, scale, TAIL_M, BLOCK_N, TAIL_N, single(DIM), DIM, STAGES)
 
