@@ -1,21 +1,12 @@
 """How the kernels cut an attention into matrix products, and how much of what they execute is useful.
 
-Shapes of matrix products are powers of two from 16 on, but neither D nor L = 257 k is one. A head is therefore cut into
-chunks of columns, and what is left of L after the full tiles gets a narrow tile of its own.
+Shapes of matrix products are powers of two from 16 on, and neither D = 112 nor L = 257 k is one. So a head is cut into
+chunks of columns, and what full tiles leave of L gets a narrow tile of its own: 257 k = 256 k + k.
 """
 
 from math import ceil
-from typing import Protocol
 
-
-class Blocks(Protocol):
-    """Queries and keys of a full tile."""
-
-    @property
-    def block_m(self) -> int: ...
-
-    @property
-    def block_n(self) -> int: ...
+from tefusion.kernels.configs import Config
 
 
 def chunks(dim: int) -> tuple[int, ...]:
@@ -41,20 +32,20 @@ def tail(length: int, block: int) -> int:
 
 
 def tiles(length: int, block: int) -> int:
-    """Full tiles and the narrow one."""
+    """Full tiles and the last one."""
     return ceil(length / block)
 
 
-def covered(length: int, block: int) -> int:
-    """Rows that the tiles compute for `length` rows."""
-    return length // block * block + (tail(length, block) if length % block else 0)
+def covered(length: int, block: int) -> tuple[int, int]:
+    """Rows that full tiles compute for `length` rows, and rows of the narrow tile, if the last one is narrow."""
+    rest, last = length % block, tail(length, block)
+    narrow = last if rest and last < block else 0
+    return (length - rest if narrow else ceil(length / block) * block), narrow
 
 
-def executed_over_useful(length: int, dim: int, blocks: Blocks) -> float:
-    """Multiplications that the forward kernel's products execute over those that attention defines, at least 1."""
-    executed = (
-        covered(length, blocks.block_m)
-        * covered(length, blocks.block_n)
-        * (sum(chunks(dim)) + sum(padded(chunks(dim))))
-    )
+def executed_over_useful(length: int, dim: int, config: Config) -> float:
+    """Multiplications in the forward kernel's matrix products over those that attention defines."""
+    queries, narrow = covered(length, config.block_m)
+    keys = sum(covered(length, config.block_n))
+    executed = keys * (queries * (sum(chunks(dim)) + sum(padded(chunks(dim)))) + narrow * 2 * sum(single(dim)))
     return executed / (length * length * 2 * dim)

@@ -3,11 +3,15 @@
 Dense groups are ragged ones of equal length. Nothing here waits for the GPU.
 """
 
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
+from triton.testing import do_bench
 
 from tefusion.kernels import configs, tiling
 from tefusion.kernels.configs import Config
@@ -22,10 +26,12 @@ def forward(qkv: Tensor, cu_seqlens: Tensor | None, scale: float, max_length: in
 
     lse is for `backward`: (H, tokens), log2 of each query's sum over keys of exp(score), in fp32.
     """
+    if scale < 0:
+        raise ValueError(f"the Triton kernels' scale must not be negative, got {scale}")
     rows = readable(qkv.flatten(0, -4))
     out = rows.new_empty(len(rows), *rows.shape[2:])
     lse = row_sums(rows)
-    launch("forward", rows, cu_seqlens, scale, max_length, out=out, lse=lse)
+    launch("forward", rows, cu_seqlens, scale, max_length, {"out": out, "lse": lse})
     return out.view(*qkv.shape[:-3], *qkv.shape[-2:]), lse
 
 
@@ -35,16 +41,49 @@ def backward(
     """dqkv, contiguous. `dout` may have any strides; `out` and `lse` are the forward's."""
     rows = readable(qkv.flatten(0, -4))
     dqkv = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    slopes = {"lse": lse, "dout": readable(dout.flatten(0, -3)), "delta": row_sums(rows), "dqkv": dqkv}
-    launch("queries", rows, cu_seqlens, scale, max_length, out=out, **slopes)
-    launch("keys", rows, cu_seqlens, scale, max_length, **slopes)
+    slopes = {"lse": lse.contiguous(), "dout": readable(dout.flatten(0, -3)), "delta": row_sums(rows), "dqkv": dqkv}
+    launch("queries", rows, cu_seqlens, scale, max_length, {"out": out.contiguous(), **slopes})
+    launch("keys", rows, cu_seqlens, scale, max_length, slopes)
     return dqkv.view(qkv.shape)
+
+
+def tune(
+    qkv: Tensor,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    max_length: int,
+    timed: Callable[[Callable[[], None]], float] = do_bench,
+) -> dict[str, Config]:
+    """Times all candidates of the three kernels on this call; the fastest serve all calls like it from now on.
+
+    `configs.export` keeps them. `timed` gives a launch's milliseconds.
+    """
+    rows = readable(qkv.flatten(0, -4))
+    out, lse = forward(qkv, cu_seqlens, scale, max_length)
+    dout = out.flatten(0, -3)
+    given = {"out": dout, "lse": lse, "dout": dout, "delta": row_sums(rows), "dqkv": torch.empty_like(rows)}
+    found = {}
+    for name, kernel in KERNELS.items():
+        tensors = {tensor: given[tensor] for tensor in given if tensor in kernel.arg_names}
+        times = {}
+        for config in configs.candidates(name):
+            with suppress(OutOfResources):  # tiles that are too large for this chip
+                times[config] = timed(partial(launch, name, rows, cu_seqlens, scale, max_length, tensors, config))
+        key = configs.key(name, architecture(rows.device), qkv.shape[-1], rows.itemsize, max_length)
+        found[key] = min(times, key=times.__getitem__)
+    configs.TUNED.update(found)
+    return found
 
 
 def readable(rows: Tensor) -> Tensor:
     """The rows where they lie, or a copy where 16 bytes at once could not be read."""
     aligned = rows.stride(-1) == 1 and all(stride % 8 == 0 for stride in rows.stride()[:-1])
     return rows if aligned else rows.contiguous()
+
+
+def in_eights(rows: Tensor) -> list[int]:
+    """Strides of what is `readable`, in units of eight elements."""
+    return [stride // 8 for stride in rows.stride()[:-1]]
 
 
 def row_sums(rows: Tensor) -> Tensor:
@@ -54,19 +93,24 @@ def row_sums(rows: Tensor) -> Tensor:
 
 
 def launch(
-    name: str, rows: Tensor, cu_seqlens: Tensor | None, scale: float, max_length: int, **tensors: Tensor
+    name: str,
+    rows: Tensor,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    max_length: int,
+    tensors: dict[str, Tensor],
+    config: Config | None = None,
 ) -> None:
     """A program for each block (of keys for the kernel of that name, else of queries), head and group."""
     if not rows.numel():
         return
     total, _, heads, dim = rows.shape
-    config = configs.pick(name, architecture(rows.device), dim, rows.dtype, max_length)
+    config = config or configs.pick(name, architecture(rows.device), dim, rows.itemsize, max_length)
     groups = total // max_length if cu_seqlens is None else len(cu_seqlens) - 1
     blocks = tiling.tiles(max_length, config.block_n if name == "keys" else config.block_m)
-    strides = dict(zip(("token8", "part8", "head8"), (stride // 8 for stride in rows.stride()), strict=False))
+    strides = dict(zip(("token8", "part8", "head8"), in_eights(rows), strict=True))
     if "dout" in tensors:
-        token, head, _ = tensors["dout"].stride()
-        strides |= {"dout_token8": token // 8, "dout_head8": head // 8}
+        strides |= zip(("dout_token8", "dout_head8"), in_eights(tensors["dout"]), strict=True)
     with torch.cuda.device_of(rows):
         KERNELS[name][(blocks * heads * groups,)](
             qkv=rows,

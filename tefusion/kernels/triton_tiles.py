@@ -1,9 +1,12 @@
 """What the attention kernels share: tiles cut into chunks of columns, their products, and a program's place.
 
-A matrix is a pair (pointer, elements from row to row). A tile of it is a tuple of chunks, whose widths are powers of two
-(see `tiling`). Strides travel in units of eight elements: the compiler then knows that every row starts at a multiple
-of 16 bytes. Shapes and widths are compile-time constants, in capitals.
+A matrix is a pair (pointer, elements from row to row). A tile of it is a tuple of chunks, whose widths are powers of
+two (see `tiling`). Strides travel in units of eight elements: the compiler then knows that every row starts at a
+multiple of 16 bytes. What is known when a kernel is compiled is in capitals.
 """
+
+# mypy: disable-error-code=assignment
+# in a kernel a tuple that grows has a new type in every round of an unrolled loop
 
 import triton
 import triton.language as tl
@@ -11,7 +14,7 @@ import triton.language as tl
 from tefusion.kernels import tiling
 
 COUNTS = ["length", "total", "heads", "blocks", "token8", "part8", "head8", "dout_token8", "dout_head8"]
-LOG2_E: tl.constexpr = 1.4426950408889634
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 chunks = triton.constexpr_function(tiling.chunks)
 padded = triton.constexpr_function(tiling.padded)
