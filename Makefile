@@ -20,6 +20,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/encoder.py
+	-$(BIN)/python benchmarks/kernels.py
 
 chaos: .venv/installed
 	$(BIN)/python benchmarks/chaos.py kills=100 seed=0

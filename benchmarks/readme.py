@@ -28,7 +28,7 @@ def main() -> None:
 
 def blocks(root: Path) -> dict[str, str]:
     """Every block by the name of its marker."""
-    described = describe_run(Run(compressor="te_fusion", k=4, n_input=16))
+    described = describe_run(Run(compressor="te_fusion", k=4, n_input=16), device="cpu")
     return {
         "table": results(root, "default"),
         "full": results(root, "full"),

@@ -1,5 +1,7 @@
 """What the zoo holds and what a run would cost, as text."""
 
+from typing import Any
+
 from tefusion.config import Run
 from tefusion.cost import PROMPT_TOKENS, count
 
@@ -23,7 +25,8 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def describe_run(run: Run) -> str:
+def describe_run(run: Run, device: str | None = None) -> str:
+    """`device` is where the attention would run: the GPU where there is one."""
     from tefusion.compressors import COMPRESSORS
 
     cost = count(run)
@@ -35,6 +38,7 @@ def describe_run(run: Run) -> str:
         ("compressor", f"{run.compressor}, k = {run.k}, {COMPRESSORS[run.compressor].stage} the encoder"),
         ("frames", f"{run.n_input} at {run.size} px"),
         ("decoder tokens", f"{tokens}, and boi and eoi of each group"),
+        ("attention", attention(run, device)),
         ("parameters", f"{cost['params']:,}"),
         ("  encoder", f"{cost['encoder_params']:,}, of which the compressor's module {cost['compressor_params']:,}"),
         ("FLOPs, one video", scaled(cost["flops"])),
@@ -43,6 +47,30 @@ def describe_run(run: Run) -> str:
         ("  prefill", f"{scaled(cost['prefill_flops'])}, with {PROMPT_TOKENS} tokens of text"),
     ]
     return "\n".join(f"{name:18}{value}" for name, value in rows)
+
+
+def attention(run: Run, device: str | None = None) -> str:
+    """The backend that the tower's attention would run on, and the shape by which it is picked."""
+    import torch
+
+    from tefusion.kernels.backends import pick
+    from tefusion.video import parse_size
+    from tefusion.vision import create_video_encoder
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device("meta"):
+        encoder = create_video_encoder(run.encoder, run.compressor, run.k)
+    layer: Any = next((module for module in encoder.tower.modules() if hasattr(module, "heads")), None)
+    if layer is None:
+        return "timm's own"
+    dim, (h, w) = layer.qkv.out_features // 3 // layer.heads, encoder.grid(*parse_size(run.size))
+    length = (h * w + encoder.tower.prefix) * (run.k if encoder.compressor.stage == "inside" else 1)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.precision, torch.float32)
+    try:
+        backend = pick(torch.empty(1, length, 3, 1, dim, device=device, dtype=dtype))
+    except ValueError as refused:
+        return str(refused)
+    return f"{backend} on {device}: {length} tokens a row, {layer.heads} heads of {dim}"
 
 
 def ratio(cost: dict[str, int], plain: dict[str, int], name: str) -> str:

@@ -20,7 +20,7 @@ def loaded(module):
 
 @pytest.fixture(scope="module")
 def torchs_own():
-    return loaded("torch") & HEAVY
+    return loaded("torch.utils.flop_counter") & HEAVY  # which knows the kernels' FLOPs, and loads Triton itself
 
 
 def test_the_zoo_needs_nothing_heavy(torchs_own):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from timm.layers import PatchEmbed
+from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.inflate import inflated_conv
 from tefusion.encoders.patchify import resample_positions
 from tefusion.encoders.vit import Block, Tower
+from tefusion.kernels import group_attention
 
 
 class TimmPatchify(nn.Module):
@@ -43,9 +44,38 @@ class TimmPatchify(nn.Module):
         return self.norm_pre(x + F.pad(position, (0, 0, self.without_position, 0)))
 
 
+class PackedAttention(nn.Module):
+    """timm's Attention, whose parts it takes over, through the switch of `tefusion.kernels`."""
+
+    def __init__(self, attention: Attention):
+        super().__init__()
+        self.heads, self.qkv, self.norm = attention.num_heads, attention.qkv, attention.norm
+        self.proj, self.proj_drop = attention.proj, attention.proj_drop
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("a tower's attention takes no mask: a group sees all of itself")
+        qkv = rearrange(self.qkv(x), "r l (three h d) -> r l three h d", three=3, h=self.heads)
+        return self.proj_drop(self.proj(self.norm(rearrange(group_attention(qkv), "r l h d -> r l (h d)"))))
+
+
+def is_plain(attention: Any) -> bool:
+    """softmax(q k^T) v and nothing between: what norms q and k, gates or drops weights stays timm's."""
+    return (
+        type(attention) is Attention
+        and isinstance(attention.q_norm, nn.Identity)
+        and isinstance(attention.k_norm, nn.Identity)
+        and getattr(attention, "gate", None) is None
+        and attention.attn_drop.p == 0
+    )
+
+
 class TimmBlock(Block):
     def __init__(self, block: nn.Module):
         super().__init__()
+        attention: Any = getattr(block, "attn", None)
+        if is_plain(attention):
+            block.attn = PackedAttention(attention)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.patchify import Patchify
-from tefusion.kernels import Linear, group_attention
+from tefusion.kernels import Linear, ResidualLayerNorm, group_attention
 
 
 class Block(nn.Module):
@@ -41,15 +41,15 @@ class ViTBlock(Block):
     def __init__(self, width: int, heads: int, mlp: int, eps: float):
         super().__init__()
         self.attention = Attention(width, heads)
-        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.norm1 = ResidualLayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(Linear(width, mlp), nn.GELU(), Linear(mlp, width))
-        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.norm2 = ResidualLayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[1]
         x = rearrange(x, "r f n d -> r (f n) d")
-        x = x + self.norm1(self.attention(x))
-        x = x + self.norm2(self.mlp(x))
+        x = self.norm1(x, self.attention(x))
+        x = self.norm2(x, self.mlp(x))
         return rearrange(x, "r (f n) d -> r f n d", f=frames)
 
 

@@ -3,41 +3,61 @@
 import os
 
 import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
-from tefusion.kernels import cpu_linear, reference
+from tefusion.kernels import backends, cpu_linear, layer_norm_op, reference
+from tefusion.kernels.varlen import check_packed
 
-ATTENTION_BACKENDS = ("auto", "sdpa", "xformers", "reference")
+ATTENTION_BACKENDS = ("auto", *backends.BACKENDS)
 LINEAR_BACKENDS = ("auto", "torch", "onednn")
+NORM_BACKENDS = ("auto", "torch", "triton")
 
 
 def group_attention(
-    qkv: Float[Tensor, "rows length 3 heads dim"], *, scale: float | None = None, backend: str = "auto"
-) -> Float[Tensor, "rows length heads dim"]:
-    """Attention inside each row of a packed qkv. A group of k frames is a row, so groups cannot leak.
+    qkv: Float[Tensor, "*groups length 3 heads dim"],
+    *,
+    cu_seqlens: Int32[Tensor, " bounds"] | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "*groups length heads dim"]:
+    """Attention inside each group of a packed qkv: a group of k frames is a row, so groups cannot leak.
 
-    `TEFUSION_ATTENTION` overrides "auto". A backend that is named and cannot serve the call raises; "auto" never
-    leaves PyTorch's own attention.
+    `cu_seqlens` holds the bounds of groups of unequal length, [0, ..., total], in a qkv (total, 3, heads, dim).
+    `TEFUSION_ATTENTION` overrides "auto". A backend that is named and cannot serve the call raises ValueError;
+    `backends.AUTO` says what "auto" takes.
     """
-    backend = os.environ.get("TEFUSION_ATTENTION", "auto") if backend == "auto" else backend
-    if backend not in ATTENTION_BACKENDS:
-        raise ValueError(f"attention backend {backend!r} is unknown; known: {', '.join(ATTENTION_BACKENDS)}")
-    return {"reference": reference.group_attention, "xformers": _xformers}.get(backend, _sdpa)(qkv, scale)
+    check_packed(qkv, cu_seqlens)
+    name = backends.pick(qkv, cu_seqlens is not None, backend)
+    return backends.BACKENDS[name].run(qkv, cu_seqlens, scale)
 
 
-def _sdpa(qkv: Tensor, scale: float | None) -> Tensor:
-    q, k, v = rearrange(qkv, "r l three h d -> three r h l d", three=3).unbind(0)
-    return rearrange(F.scaled_dot_product_attention(q, k, v, scale=scale), "r h l d -> r l h d")
+def residual_layer_norm(
+    x: Float[Tensor, "*rows width"],
+    y: Float[Tensor, "*rows width"],
+    weight: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    eps: float = 1e-5,
+) -> Float[Tensor, "*rows width"]:
+    """x + norm(y), the post-norm block's, in one kernel where that wins: on a GPU.
+
+    `TEFUSION_NORM` overrides the choice; "triton" raises ValueError where it cannot serve the call.
+    """
+    backend = os.environ.get("TEFUSION_NORM", "auto")
+    if backend not in NORM_BACKENDS:
+        raise ValueError(f"norm backend {backend!r} is unknown; known: {', '.join(NORM_BACKENDS)}")
+    if backend == "triton" and not y.is_meta and (reason := layer_norm_op.refusal(x, y, weight, bias)):
+        raise ValueError(f"norm backend 'triton' cannot serve this call: {reason}")
+    if not y.is_meta and (backend == "triton" or (backend == "auto" and layer_norm_op.wins(x, y, weight, bias))):
+        return layer_norm_op.fused(x, y, weight, bias, eps)
+    return reference.residual_layer_norm(x, y, weight, bias, eps)
 
 
-def _xformers(qkv: Tensor, scale: float | None) -> Tensor:
-    if qkv.device.type != "cuda":
-        raise ValueError(f"attention backend 'xformers' needs a CUDA tensor, got one on {qkv.device.type}")
-    from xformers.ops import memory_efficient_attention
+class ResidualLayerNorm(nn.LayerNorm):
+    """nn.LayerNorm of `y`, added to `x`."""
 
-    return memory_efficient_attention(*qkv.unbind(2), scale=scale)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return residual_layer_norm(x, y, self.weight, self.bias, self.eps)
 
 
 def linear(

@@ -1,0 +1,98 @@
+"""How the attention kernels are launched: tiles, warps and stages by architecture, D, bytes a number, and length.
+
+Not measured on a GPU: the table holds the largest tiles, in a known-good shape, that the compiler fits into registers
+without spilling and into the chip's shared memory (`make aot`). What `triton_attention.tune` measures comes before it;
+`export` keeps that in a file, `load` or TEFUSION_ATTENTION_CONFIGS=<file> brings it back.
+"""
+
+import json
+import os
+from dataclasses import astuple, dataclass
+from itertools import product
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """`block_m` queries and `block_n` keys are a full tile."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes a program may use
+FAMILY = {80: 80, 86: 80, 90: 90, 100: 100, 120: 80}  # which part of the table serves a chip
+SHORT = 64  # one tile holds the group
+
+# (family, bytes a number, D up to) -> forward, queries, keys
+TABLE = {
+    (80, 2, 64): (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
+    (80, 2, 80): (Config(128, 64, 8, 2), Config(128, 32, 8, 2), Config(32, 128, 8, 2)),
+    (80, 2, 128): (Config(128, 64, 8, 2), Config(64, 32, 4, 2), Config(32, 64, 8, 2)),
+    (80, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
+    (90, 2, 80): (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
+    (90, 2, 128): (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(32, 128, 8, 2)),
+    (90, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
+    (100, 2, 128): (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
+    (100, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
+}
+KERNELS = ("forward", "queries", "keys")
+SHORT_TABLE = {2: (Config(64, 64, 4, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 2)), 4: TABLE[80, 4, 128]}
+TUNED: dict[str, Config] = {}
+
+
+def pick(kernel: str, architecture: int, dim: int, size: int, length: int) -> Config:
+    """`size`: bytes a number; `length`: of the longest group. What was tuned comes before the table."""
+    if found := TUNED.get(key(kernel, architecture, dim, size, length)):
+        return found
+    place, size = KERNELS.index(kernel), min(size, 4)  # 8 bytes only in the interpreter
+    if length <= SHORT:
+        return SHORT_TABLE[size][place]
+    family = FAMILY[chip(architecture)]
+    widest = min(top for f, s, top in TABLE if (f, s) == (family, size) and top >= dim)
+    return TABLE[family, size, widest][place]
+
+
+def chip(architecture: int) -> int:
+    """The nearest older chip of the table, whose limits this one has at least."""
+    older = [known for known in SHARED if known <= architecture]
+    if not older:
+        raise ValueError(f"the Triton kernels need compute capability 8.0 or newer, got {architecture / 10}")
+    return max(older)
+
+
+def key(kernel: str, architecture: int, dim: int, size: int, length: int) -> str:
+    """Lengths that share an entry lie between two powers of two."""
+    return f"{kernel}/sm_{architecture}/dim_{dim}/bytes_{size}/length_{1 << (length - 1).bit_length()}"
+
+
+def candidates(kernel: str) -> list[Config]:
+    """What `triton_attention.tune` tries."""
+    long, short = ("block_n", "block_m") if kernel == "keys" else ("block_m", "block_n")
+    shapes = [{long: a, short: b} for a, b in product((64, 128), (32, 64, 128)) if a >= b]
+    return [Config(**shape, warps=w, stages=s) for shape, w, s in product(shapes, (4, 8), (2, 3, 4))]
+
+
+def export(path: Path) -> None:
+    """Writes what was tuned as JSON."""
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump({name: astuple(config) for name, config in sorted(TUNED.items())}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def load(path: Path) -> None:
+    """Adds what `export` wrote; ValueError where it is something else."""
+    try:
+        read = {str(name): Config(*map(int, numbers)) for name, numbers in json.loads(path.read_text("utf-8")).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no launch configurations: {error}") from error
+    TUNED.update(read)
+
+
+if path := os.environ.get("TEFUSION_ATTENTION_CONFIGS"):
+    load(Path(path))
