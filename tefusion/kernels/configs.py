@@ -1,8 +1,8 @@
 """How the attention kernels are launched: tiles, warps and stages by architecture, D, bytes a number, and length.
 
-Not measured on a GPU: the table holds the largest tiles, that the compiler fits into registers without spilling
-and into the chip's shared memory (`make aot`); the backward in fp32 spills in all of them. What `triton_attention.tune` measures comes before it;
-`export` keeps that in a file, `load` or TEFUSION_ATTENTION_CONFIGS=<file> brings it back.
+Not measured on a GPU: the table holds the largest tiles that the compiler fits into registers without spilling and into
+the chip's shared memory (`make aot`); the backward in fp32 spills in all of them. What `triton_attention.tune` measures
+comes before the table; `export` keeps it in a file, `load` or TEFUSION_ATTENTION_CONFIGS=<file> brings it back.
 """
 
 import json
