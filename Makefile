@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: sweep test test-all lint bench chaos fuzz clean
+.PHONY: sweep test test-all lint bench chaos fuzz aot clean
 
 sweep: .venv/installed
 	$(BIN)/accelerate launch sweep.py k=2,4,8,16
@@ -27,6 +27,9 @@ chaos: .venv/installed
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz.py inputs=10000
+
+aot: .venv/installed
+	$(BIN)/python benchmarks/aot.py
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tefusion needs Python 3.10 or newer")'
