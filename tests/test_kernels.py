@@ -1,12 +1,10 @@
 """Every backend is the reference; the reference is the formula; what cannot be served is refused in one sentence."""
 
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from types import SimpleNamespace
 
+import interpreter
 import pytest
 import torch
 from standin import stand_in
@@ -298,8 +296,5 @@ def test_attention_reads_the_projections_output_where_it_is(triton_on_cpu, monke
 
 
 def test_the_operators_tests_pass_on_the_kernels_too():
-    """Everything in test_attention_op.py once more, in Triton's interpreter instead of the stand-in."""
-    pytest.importorskip("tefusion.kernels.triton_attention")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_attention_op.py"]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:]
+    """Everything in test_attention_op.py once more, with the kernels instead of the stand-in."""
+    interpreter.run("test_attention_op.py")
