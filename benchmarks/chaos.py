@@ -6,7 +6,9 @@ Every round sweeps into a new folder with another training seed. Each start is e
 any time, half in a phase that was drawn (data, image, training, evaluation, row). Most are SIGKILLs of all its
 processes, some of the first alone, whose workers have to end by themselves, and some SIGTERMs, after which it has to
 say that it wants to be started again. Rows, answers and the order of the batches have to be those of the undisturbed
-sweep. Writes results/chaos.json and results/chaos.md; the exit code is 1 where anything differs.
+sweep.
+
+Writes results/chaos.json and results/chaos.md; the exit code is 1 where anything differs.
 """
 
 import json
@@ -248,7 +250,7 @@ def report(tally: Tally, settings: dict[str, object], folder: Path) -> None:
     counts = {"SIGKILLs of all processes": tally.ways["all"], "SIGKILLs of the first alone": tally.ways["first"]}
     counts |= {"SIGTERMs": tally.ways["term"], "starts": tally.starts, "sweeps": tally.sweeps, "cells": tally.cells}
     counts |= {f"struck in phase {name}": tally.phases[name] for name in ("start", *PHASES)}
-    counts |= {"cells taken up from a checkpoint": tally.resumed, "temporary files left": tally.leftovers}
+    counts |= {"times a cell went on from a checkpoint": tally.resumed, "temporary files left": tally.leftovers}
     counts |= {"**differences**": len(tally.differences)}
     lines += grid(["", "count"], [[name, value] for name, value in counts.items()])
     lines += ["", *(f"- {difference}" for difference in tally.differences), ""] if tally.differences else [""]
