@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: sweep test test-all lint bench clean
+.PHONY: sweep test test-all lint bench aot clean
 
 sweep: .venv/installed
 	$(BIN)/accelerate launch sweep.py k=2,4,8,16
@@ -21,6 +21,9 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/encoder.py
 	-$(BIN)/python benchmarks/kernels.py
+
+aot: .venv/installed
+	$(BIN)/python benchmarks/aot.py
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tefusion needs Python 3.10 or newer")'

@@ -271,19 +271,19 @@ def test_a_negative_scale_is_refused():
 
 
 def test_tuning_takes_the_fastest_and_keeps_it(monkeypatch, tmp_path):
-    """A clock that likes tiles of 64 x 32 best; what is launched afterwards are those."""
+    """A clock that likes tiles of 64 x 64 best; what is launched afterwards are those."""
     monkeypatch.setattr(configs, "TUNED", {})
     qkv, launched = drawn(1, 70, 3, 1, 16), []
     monkeypatch.setattr(triton_attention, "launch", lambda *args: launched.append(args[-1]))
 
     def timed(run):
         run()
-        return abs(launched[-1].block_m - 64) + abs(launched[-1].block_n - 32) + launched[-1].warps
+        return abs(launched[-1].block_m - 64) + abs(launched[-1].block_n - 64) + launched[-1].warps
 
     found = triton_attention.tune(qkv, None, 0.25, 70, timed)
     assert [key.partition("/")[0] for key in found] == list(triton_attention.KERNELS)
     best = configs.pick("forward", 90, 16, 4, 100)
-    assert best == configs.Config(64, 32, 4, 2) != configs.pick("forward", 90, 16, 4, 200)
+    assert best == configs.Config(64, 64, 4, 2) != configs.pick("forward", 90, 16, 4, 200)
     configs.export(tmp_path / "tuned.json")
     monkeypatch.setattr(configs, "TUNED", {})
     assert configs.pick("forward", 90, 16, 4, 100) != best

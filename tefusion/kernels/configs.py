@@ -1,8 +1,8 @@
 """How the attention kernels are launched: tiles, warps and stages by architecture, D, bytes a number, and length.
 
-Not measured on a GPU: the table holds the largest tiles, in a known-good shape, that the compiler fits into registers
-without spilling and into the chip's shared memory (`make aot`). What `triton_attention.tune` measures comes before it;
-`export` keeps that in a file, `load` or TEFUSION_ATTENTION_CONFIGS=<file> brings it back.
+Not measured on a GPU: the table holds the largest tiles that the compiler fits into registers without spilling and into
+the chip's shared memory (`make aot`); the backward in fp32 spills in all of them. What `triton_attention.tune` measures
+comes before the table; `export` keeps it in a file, `load` or TEFUSION_ATTENTION_CONFIGS=<file> brings it back.
 """
 
 import json
@@ -24,22 +24,27 @@ class Config:
 
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}  # bytes a program may use
 FAMILY = {80: 80, 86: 80, 90: 90, 100: 100, 120: 80}  # which part of the table serves a chip
-SHORT = 64  # one tile holds the group
-
-# (family, bytes a number, D up to) -> forward, queries, keys
-TABLE = {
-    (80, 2, 64): (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
-    (80, 2, 80): (Config(128, 64, 8, 2), Config(128, 32, 8, 2), Config(32, 128, 8, 2)),
-    (80, 2, 128): (Config(128, 64, 8, 2), Config(64, 32, 4, 2), Config(32, 64, 8, 2)),
-    (80, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
-    (90, 2, 80): (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
-    (90, 2, 128): (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(32, 128, 8, 2)),
-    (90, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
-    (100, 2, 128): (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
-    (100, 4, 128): (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(32, 64, 4, 2)),
-}
 KERNELS = ("forward", "queries", "keys")
-SHORT_TABLE = {2: (Config(64, 64, 4, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 2)), 4: TABLE[80, 4, 128]}
+
+# D up to -> a launch of each kernel, by which part of the table serves a chip, for two bytes a number
+HALF = {
+    80: {
+        64: (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
+        80: (Config(128, 64, 8, 2), Config(128, 32, 8, 2), Config(32, 128, 8, 2)),
+        128: (Config(128, 64, 8, 2), Config(64, 32, 4, 2), Config(32, 64, 8, 2)),
+    },
+    90: {
+        80: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
+        128: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(32, 128, 8, 2)),
+    },
+    100: {128: (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2))},
+}
+# for groups that one tile holds, and for fp32: on every chip
+SHORT, SHORTEST = 64, {128: (Config(64, 64, 4, 2), Config(64, 32, 4, 2), Config(32, 32, 4, 2))}
+SINGLE = {
+    64: (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(16, 64, 4, 2)),
+    128: (Config(64, 32, 4, 2), Config(64, 16, 8, 2), Config(16, 32, 8, 2)),
+}
 TUNED: dict[str, Config] = {}
 
 
@@ -47,12 +52,9 @@ def pick(kernel: str, architecture: int, dim: int, size: int, length: int) -> Co
     """`size`: bytes a number; `length`: of the longest group. What was tuned comes before the table."""
     if found := TUNED.get(key(kernel, architecture, dim, size, length)):
         return found
-    place, size = KERNELS.index(kernel), min(size, 4)  # 8 bytes only in the interpreter
-    if length <= SHORT:
-        return SHORT_TABLE[size][place]
     family = FAMILY[chip(architecture)]
-    widest = min(top for f, s, top in TABLE if (f, s) == (family, size) and top >= dim)
-    return TABLE[family, size, widest][place]
+    by_dim = SINGLE if size > 2 else SHORTEST if length <= SHORT else HALF[family]
+    return by_dim[min(top for top in by_dim if top >= dim)][KERNELS.index(kernel)]
 
 
 def chip(architecture: int) -> int:
