@@ -298,6 +298,7 @@ def test_attention_reads_the_projections_output_where_it_is(triton_on_cpu, monke
         assert copied(lambda: group_attention(spoiled.clone()), 8 * 17 * 48) == ["aten::clone", "aten::copy_"]
 
 
+@pytest.mark.heavy
 def test_the_operators_tests_pass_on_the_kernels_too():
     """Everything in test_attention_op.py once more, with the kernels instead of the stand-in."""
     interpreter.run("test_attention_op.py")
