@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tefusion.kernels.cpu_linear import intercepted
+
 # relative RMS against the definition in fp64, forward and backward
 TOLERANCES = {
     torch.float64: (1e-12, 1e-12),
@@ -37,10 +39,10 @@ _verdicts: dict[tuple, bool] = {}
 def trusted(question: tuple, trial: Callable[[], bool]) -> bool:
     """Tried once a process: a driver or a compiler may break a kernel that was right.
 
-    A graph under capture leaves no room for a trial: until there was one, there is no trust.
+    A graph under capture or a mode that records the call leaves no room for a trial: until there was one, no trust.
     """
     if question not in _verdicts:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if intercepted() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
             return False
         _verdicts[question] = trial()
     return _verdicts[question]
