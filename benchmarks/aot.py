@@ -34,10 +34,10 @@ from tefusion.machine import provenance
 
 ROOT = Path(__file__).parents[1]
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-ARCHITECTURES = (80, 86, 90, 100)
+ARCHITECTURES = (80, 90, 100)
 DIMS = (16, 32, 48, 64, 72, 80, 88, 96, 104, 112, 120, 128)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-LENGTHS = (33, 4112, 4136)  # a short group, narrow tiles of 16 rows, and wider ones
+LENGTHS = (33, 4112)  # a short group, and narrow tiles
 MATRIX = {90: r"\bHGMMA", 100: r"\bUTC\w*MMA"}  # else HMMA, which serves narrow tiles everywhere
 Row = dict[str, Any]
 
