@@ -72,7 +72,7 @@ def _queries_tile(
     for i in tl.static_range(len(WIDTHS)):
         means += tl.sum(out[i].to(ACC) * dout[i].to(ACC), 1)
     tl.store(delta + rows, means, mask=rows < length)
-    lse = tl.load(lse + rows, mask=rows < length, other=float("inf"))
+    lse = tl.load(lse + rows, mask=rows < length, other=0.0)
     fixed = (load(q, query, length, ROWS, WIDTHS, DIM, True), dout, lse, means)
     dq = zeros(ROWS, WIDTHS, ACC)
     full = length // BLOCK * BLOCK
@@ -147,7 +147,7 @@ def _slope_of_keys(
     ACC: tl.constexpr = lse.dtype.element_ty
     rows = query + tl.arange(0, QUERIES)
     if MASKED:
-        top = tl.load(lse + rows, mask=rows < length, other=float("inf"))  # so that it weighs nothing
+        top = tl.load(lse + rows, mask=rows < length, other=0.0)
         means = tl.load(delta + rows, mask=rows < length, other=0.0)
     else:
         top = tl.load(lse + rows)
