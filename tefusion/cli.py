@@ -8,7 +8,7 @@ from typing import Any
 
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, fields, one_each, parse
 from tefusion.launch import is_first
-from tefusion.stop import STOPPED, Stopped, listen
+from tefusion.stop import STOPPED, Stopped, listening
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def sweep(words: Sequence[str]) -> None:
     """many runs, one table"""
     from tefusion.sweep import sweep
 
-    listen()
-    sweep(words)
+    with listening():
+        sweep(words)
 
 
 def train(words: Sequence[str]) -> None:
@@ -95,14 +95,14 @@ def train(words: Sequence[str]) -> None:
 
     if own.save_every < 0:
         raise ValueError(f"save_every must not be negative, got {own.save_every}")
-    listen()
 
     def send(line: dict[str, Any]) -> None:
         if "step" in line:
             say(watch.step(line))
 
     out = Path(own.out) if own.out else None
-    say(str(train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every)))
+    with listening():
+        say(str(train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every)))
 
 
 def say(text: str) -> None:

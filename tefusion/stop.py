@@ -2,8 +2,11 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPED = 75  # the exit code of a run that wants to be started again: EX_TEMPFAIL, which job schedulers requeue on
 
 _asked: list[int] = []
@@ -16,14 +19,26 @@ class Stopped(Exception):
 def listen() -> None:
     """From now on the two signals only leave word, which `asked` tells; who loops looks there between two steps."""
     _asked.clear()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, _leave_word)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """For a command: what the signals did before, they do again afterwards."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    listen()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_to_parent(worker: int = 0) -> None:
     """For a process that reads data for one that listens: a signal to the whole group must not take it away before the
     other has saved. It ends with its parent all the same."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

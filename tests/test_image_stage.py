@@ -132,4 +132,4 @@ def test_parts_of_a_batch_add_up_whatever_their_patches_show(run, clips, home):
     losses = [objective(part, share) for part, share in zip(parts, counts / counts.sum(0), strict=True)]
     for name in ("total", "answer", "auxiliary", "right"):
         one = getattr(objective(whole, torch.ones(3)), name).item()
-        assert sum(getattr(loss, name) for loss in losses) == pytest.approx(one, rel=1e-5), name
+        assert sum(getattr(loss, name).item() for loss in losses) == pytest.approx(one, rel=1e-5), name

@@ -84,7 +84,8 @@ def test_parts_of_any_size_add_up_to_the_whole(split, home):
     whole = objective(collate(six), torch.ones(2))
     losses = [objective(part, share) for part, share in zip(parts, counts / counts.sum(0), strict=True)]
     for name in ("total", "answer", "auxiliary", "right"):
-        assert sum(getattr(loss, name) for loss in losses) == pytest.approx(getattr(whole, name).item(), rel=1e-5), name
+        added = sum(getattr(loss, name).item() for loss in losses)
+        assert added == pytest.approx(getattr(whole, name).item(), rel=1e-5), name
 
 
 def test_one_seed_gives_one_model_and_the_same_losses(split, home):
