@@ -54,7 +54,8 @@ def train_cell(
     checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, asdict(run))
     notes = Log(out / "cells" / name / "log.jsonl", acc, send, run.steps)
     train_videos(vlm, split_of(folder, "train"), cache, Training(run, acc, notes, checkpoints, progress))
-    acc.end_training()
+    for tracker in acc.trackers:
+        tracker.finish()  # acc.end_training() would part the processes as well
     asked = split_of(folder, run.split)
     read = reader(run, cache, parse_size(run.size), asked.length)
     answers, videos = answer_questions(vlm, asked.questions, read, run.batch, send)

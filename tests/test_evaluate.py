@@ -50,6 +50,12 @@ def test_a_model_that_knows_is_all_right_whatever_the_batch(questions, read):
     assert torch.equal(video, torch.from_numpy(read(questions[3]).frames))
 
 
+def test_who_watches_hears_of_every_batch(questions, read):
+    told = []
+    answer_questions(Oracle(q.answer for q in questions[:9]), questions[:9], read, 4, told.append)
+    assert told == [{"answered": n, "questions": 9} for n in (4, 8, 9)]
+
+
 def test_the_letter_and_the_right_answer_are_kept_apart(questions, read):
     wrong = ["ABCD"["BCDA".index(q.answer)] for q in questions]
     answers, _ = answer_questions(Oracle(wrong), questions, read, 8)

@@ -15,6 +15,7 @@ from tefusion.config import Run
 from tefusion.data.motion_truth import patch_targets
 from tefusion.data.source import load_split
 from tefusion.image_stage import image_model, image_run, image_weights
+from tefusion.objective import StillObjective
 from tefusion.train import create_vlm, frame_cache, reader
 
 
@@ -115,3 +116,20 @@ def test_a_still_is_determined_by_epoch_and_place_and_its_patches_turn_with_it(c
     assert len(looks) == len({frames for frames, _ in looks}) > 2  # the same turn, the same patches
     assert all(one.patches.classes.sum() == plain.classes.sum() for one in shown)
     assert {int(one.asked) for one in shown} == {stills[1].frame}
+
+
+def test_parts_of_a_batch_add_up_whatever_their_patches_show(run, clips, home):
+    split, vlm = load_split(clips, "train"), create_vlm(image_run(run))
+    stills = image_stage.still_questions(split.truth, split.questions, 0, split.shuffled)
+    examples = image_stage.StillExamples(stills, reader(Run(k=1), frame_cache(home), (32, 32)), 0, split.shuffled)
+    whole, *parts = (
+        image_stage.collate(split.truth, vlm.encoder.tower.patch_size, [examples[0, i] for i in places])
+        for places in (range(6), range(2), range(2, 6))
+    )
+    objective = StillObjective(vlm, image_stage.CLASSES, 1.0)
+    counts = torch.stack([objective.counts(part) for part in parts])
+    assert 2 * counts[0, 2] != counts[1, 2]  # near an object there are not twice as many
+    losses = [objective(part, share) for part, share in zip(parts, counts / counts.sum(0), strict=True)]
+    for name in ("total", "answer", "auxiliary", "right"):
+        one = getattr(objective(whole, torch.ones(3)), name).item()
+        assert sum(getattr(loss, name) for loss in losses) == pytest.approx(one, rel=1e-5), name

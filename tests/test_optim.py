@@ -84,6 +84,20 @@ def test_the_schedule_warms_up_and_ends_at_its_share():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("done", [1, 7, 10, 60, 99])
+def test_the_schedule_goes_on_after_any_step(done):
+    rates = []
+    for first in (0, done):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        plan = schedule(optimizer, 100, 10, 0.1, first)
+        rates.append([])
+        for _ in range(first, 100):
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            plan.step()
+    assert rates[0][done:] == rates[1]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 6])
 def test_a_short_run_still_reaches_its_rate(steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

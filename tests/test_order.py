@@ -37,6 +37,15 @@ def test_parts_join_to_the_same_global_batch(world, accumulate):
     assert len({len(part) for parts in ranks for part in parts}) == 1
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_is_done_is_left_out(world):
+    whole = list(Order(10, 12, 6, 3, 2, world - 1, world))
+    for done in range(7):
+        order = Order(10, 12, 6, 3, 2, world - 1, world, done)
+        assert list(order) == whole[2 * done :]
+        assert len(order) == len(whole) - 2 * done
+
+
 def test_a_batch_may_be_larger_than_the_set():
     assert [Counter(batch) for batch in Order(examples=3, batch=7, steps=1, seed=0)] == [
         Counter({(0, 0): 1, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1, Order(3, 7, 1, 0).at(6): 1})

@@ -149,6 +149,26 @@ def test_all_stop_at_the_same_step_whoever_was_asked(clips, tmp_path):
     assert f"stopped at step {step} of 5000" in out
 
 
+@pytest.mark.heavy
+def test_a_sweep_in_two_processes_has_the_rows_of_one(clips, tmp_path):
+    """Image stage, cells and controls, one after another in both; the text alone leaves the encoder out of the loss."""
+    rows = []
+    for n in (1, 2):
+        _, *mine = words(
+            clips, tmp_path / f"home{n}", "out", init="image", image_steps=4, steps=4, compressor="te_fusion"
+        )
+        finish(torchrun(n, ROOT / "sweep.py", *mine, "jobs=1"))
+        lines = (tmp_path / f"home{n}" / "out" / "results.jsonl").read_text().splitlines()
+        rows.append({row["id"]: row for row in map(json.loads, lines)})
+        assert len(lines) == len(rows[-1]) > 3
+    one, two = rows
+    assert one.keys() == two.keys()
+    for name, row in one.items():
+        assert row["status"] == two[name]["status"] == "done"
+        assert row["order"] == two[name]["order"]
+        assert row["loss"] == pytest.approx(two[name]["loss"], rel=1e-4)
+
+
 def test_processes_that_do_not_find_together_are_refused(tmp_path):
     """Each would train alone and write over the other."""
     code = "from tefusion.launch import gather; gather([1])"

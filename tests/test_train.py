@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from tefusion import train, training
 from tefusion.cell import Log
 from tefusion.config import Run
+from tefusion.data.examples import Examples, Unread, collate
+from tefusion.data.motion_truth import CHANNELS
 from tefusion.data.source import load_split
-from tefusion.train import accelerator, create_vlm, frame_cache, train_videos
+from tefusion.objective import VideoObjective
+from tefusion.train import accelerator, create_vlm, frame_cache, reader, train_videos
 from tefusion.training import Progress, Training
 
 SMALL = Run(compressor="te_fusion", k=2, n_input=8, size="32", encoder="tiny", decoder="tiny", init="scratch")
@@ -67,6 +70,23 @@ def test_parts_of_a_batch_add_up_to_the_same_update(split, home, monkeypatch, cl
     assert moved < 3 * 0.1 * clip  # three steps of at most lr * clip
 
 
+def test_parts_of_any_size_add_up_to_the_whole(split, home):
+    """Answers differ in length, parts in size, and one part could not be read at all."""
+    vlm = create_vlm(SMALL)
+    objective = VideoObjective(vlm, sum(CHANNELS.values()), 1.0)
+    examples = Examples(split, reader(SMALL, frame_cache(home), (32, 32), split.length), (32, 32), 0)
+    six = [replace(examples[0, i], answer="to the left and back"[: 3 * i + 1]) for i in range(6)]
+    parts = [collate(six[:1]), collate(six[1:]), collate([Unread((0, 6), "gone.mp4", "gone")])]
+    counts = torch.stack([objective.counts(part) for part in parts])
+    replies = [vlm(part.videos, part.prompts, part.answers) for part in parts[:2]]
+    assert counts[:, 0].tolist() == [*((reply.labels >= 0).sum() for reply in replies), 0]
+    assert counts[1, 0] > 5 * counts[0, 0]
+    whole = objective(collate(six), torch.ones(2))
+    losses = [objective(part, share) for part, share in zip(parts, counts / counts.sum(0), strict=True)]
+    for name in ("total", "answer", "auxiliary", "right"):
+        assert sum(getattr(loss, name) for loss in losses) == pytest.approx(getattr(whole, name).item(), rel=1e-5), name
+
+
 def test_one_seed_gives_one_model_and_the_same_losses(split, home):
     (a, first), (b, again), (_, other) = (learn(replace(SMALL, seed=s, augment=True), split, home) for s in (3, 3, 4))
     assert [loss.total for loss in first] == [loss.total for loss in again]
@@ -90,11 +110,11 @@ def test_a_compressors_own_setting_reaches_it():
     assert 0.3 < spreads[1] < 0.7
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(split, home):
+def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_batch(split, home):
     vlm = create_vlm(SMALL)
     with torch.no_grad():
         vlm.boi.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, on epoch 0, examples (\d, ){7}\d$"):
         learn(SMALL, split, home, vlm)
 
 
