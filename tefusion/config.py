@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tefusion.choices import brief, nearest
@@ -169,7 +169,16 @@ def one_each(parsed: dict[str, list[Any]], keys: Iterable[str]) -> dict[str, Any
     return {key: parsed[key][0] for key in keys if key in parsed}
 
 
-def digest(*parts: object) -> str:
-    """A short name for settings: equal settings, equal name."""
-    text = json.dumps([asdict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts], sort_keys=True)
+def changed(run: Run) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
+    return {name: value for name, value in asdict(run).items() if value != getattr(type(run), name)}
+
+
+def digest(run: Run, *beside: object) -> str:
+    """A short name for a run and what belongs to it: equal settings, equal name.
+
+    Settings at their defaults do not enter it, so that one that comes later renames no recorded run. A default that
+    changes must raise the protocol's version, which stands beside the run.
+    """
+    text = json.dumps([changed(run), *beside], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -18,8 +18,9 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 def pixels(frames: UInt8[Tensor, "*lead h w 3"]) -> Float[Tensor, "*lead 3 h w"]:
     """Frames as a decoder of video gives them -> normalised pixels as a tower takes them."""
-    mean, std = (torch.tensor(value, device=frames.device) for value in (MEAN, STD))
-    return rearrange((frames / 255 - mean) / std, "... h w c -> ... c h w")
+    mean, std = (torch.tensor(value, device=frames.device)[:, None, None] for value in (MEAN, STD))
+    x = rearrange(frames, "... h w c -> ... c h w").contiguous()  # arithmetic over rows of three is four times slower
+    return (x / 255).sub_(mean).div_(std)
 
 
 Build = Callable[[VisionConfig, int], Tower]  # the sizes, and how many frames share the patch map's channels

@@ -1,10 +1,10 @@
 """Words -> typed values, and the one line that says what is wrong with them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from tefusion.cells import Sweep
+from tefusion.cells import PROTOCOL, Sweep
 from tefusion.config import CHOICES, RECIPES, Run, choose, digest, fields, one_each, parse
 
 
@@ -103,3 +103,51 @@ def test_every_setting_changes_the_digest():
         other = Run()
         object.__setattr__(other, name, "another")
         assert digest(other) != digest(Run()), name
+
+
+def test_a_setting_that_comes_later_renames_no_run():
+    @dataclass(frozen=True)
+    class Later(Run):
+        another: float = 0.5
+
+    assert digest(Later(k=2, seed=1), "data") == digest(Run(k=2, seed=1), "data")
+    assert digest(Later(another=0.6), "data") != digest(Run(), "data")
+
+
+DEFAULTS = {
+    "compressor": "te_fusion",
+    "k": 4,
+    "n_input": 16,
+    "size": "32",
+    "policy": "centres",
+    "seed": 0,
+    "encoder": "micro",
+    "decoder": "tiny",
+    "init": "image",
+    "position_std": 0.5,
+    "freeze": "none",
+    "data": "motion",
+    "split": "test",
+    "augment": True,
+    "steps": 400,
+    "image_steps": 400,
+    "batch": 64,
+    "accumulate": 1,
+    "optimizer": "muon",
+    "muon_lr": 0.02,
+    "lr": 1.5e-3,
+    "final_lr": 0.05,
+    "warmup": 50,
+    "weight_decay": 0.0,
+    "muon_decay": 1.0,
+    "clip": 1.0,
+    "auxiliary": 1.0,
+    "precision": "no",
+    "workers": 0,
+}
+
+
+def test_a_default_that_changes_raises_the_protocol():
+    """Equal names would stand for other runs: raise PROTOCOL, and write the new defaults here."""
+    known = {name: getattr(Run, name) for name in DEFAULTS}
+    assert (PROTOCOL, known) == (2, DEFAULTS)
