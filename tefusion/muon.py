@@ -23,11 +23,11 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self.update(parameter, group)
+                    self.update(parameter, parameter.grad, group)
         return loss
 
-    def update(self, parameter: Tensor, group: dict) -> None:
-        state, gradient = self.state[parameter], parameter.grad
+    def update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+        state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
