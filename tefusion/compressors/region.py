@@ -9,7 +9,7 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tefusion.compressors.base import Compressor
+from tefusion.compressors.base import Clip, Compressor
 from tefusion.compressors.cell_tokens import cells, spread
 from tefusion.kernels import Linear
 
@@ -25,7 +25,9 @@ class Region(Compressor):
         self.query = Linear(width, width, bias=False)
         self.key = Linear(width, width, bias=False)
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         x = cells(x)
         mean = reduce(x, "b g h w cell d -> b g h w d", "mean")
         scores = einsum(self.query(mean), self.key(x), "b g h w d, b g h w cell d -> b g h w cell")

@@ -16,7 +16,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tefusion.compressors.base import Compressor
+from tefusion.compressors.base import Clip, Compressor
 
 HEAD = 64  # channels of a head, as far as they divide the width
 
@@ -29,7 +29,9 @@ class ToMeClip(Compressor):
         super().__init__(k)
         self.order_sensitive = k > 1
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         x = projector.get_submodule("merge")(x)
         batch, _, _, h, w, _ = x.shape
         x = merge_tokens(rearrange(x, "b g k h w e -> (b g) (h w k) e"), h * w)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.choices import nearest
-from tefusion.compressors.base import Compressor
+from tefusion.compressors.base import Clip, Compressor
 from tefusion.compressors.cell_tokens import cells, spread
 
 WEIGHTS = ("learned", "activation")
@@ -29,7 +29,9 @@ class WAP(Compressor):
             raise ValueError(f"wap: weights {weights!r} is unknown{nearest(weights, WEIGHTS)}")
         self.score = nn.Parameter(torch.zeros(width)) if weights == "learned" else None
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         x = cells(x)
         return projector(spread(einsum(self.weigh(x), x, "b g h w cell, b g h w cell d -> b g h w d")))
 
