@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tefusion.compressors import COMPRESSORS, create_compressor
 from tefusion.compressors.base import run_blocks
 from tefusion.encoders import VisionConfig
-from tefusion.vision import VideoEncoder, assemble, method_for
+from tefusion.vision import VideoEncoder, assemble, clip_of, method_for
 
 TINY = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp": 64, "embed_dim": 48, "glu": 40}
 KS = (1, 2, 3, 4, 6, 8, 16)
@@ -173,12 +173,12 @@ def check_stage(create: Create) -> None:
         encoder, clip = create.perturbed(k), video(2 * k)
         seen = encoder.compressor.pixels(clip)
         assert torch.equal(seen, clip) == (create.method.stage != "before"), "pixels changed at another stage"
-        x = encoder.tower.patchify(seen)
-        before = encoder.compressor.encode(x, encoder.tower.blocks)
+        x, known = encoder.tower.patchify(seen), clip_of(clip, 2 * k, encoder.grid(*SIZES[0]), None)
+        before = encoder.compressor.encode(x, encoder.tower.blocks, known)
         for frame in range(x.shape[1]):
             changed = x.clone()
             changed[:, frame] = changed[:, frame].flip(-1)
-            after = encoder.compressor.encode(changed, encoder.tower.blocks)
+            after = encoder.compressor.encode(changed, encoder.tower.blocks, known)
             met = {i for i in range(x.shape[1]) if i != frame and not torch.equal(after[:, i], before[:, i])}
             assert bool(met) == (create.method.stage == "inside"), f"frame {frame} meets frames {sorted(met)}"
         if create.method.stage != "inside":

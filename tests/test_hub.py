@@ -296,9 +296,10 @@ def test_videos_and_their_places_have_to_fit(model, processor, videos):
     with pytest.raises(ValueError, match="row 0 has 12 places for videos of"):
         model(input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="row 0 has 12 places for videos of"):
-        model(**inputs | {"pixel_values_videos": inputs["pixel_values_videos"][::-1]})
+        model(input_ids=inputs["input_ids"], pixel_values_videos=inputs["pixel_values_videos"][::-1])
+    more = [*inputs["pixel_values_videos"], inputs["pixel_values_videos"][0]]
     with pytest.raises(ValueError, match="1 of 3 videos have no place"):
-        model(**inputs | {"pixel_values_videos": [*inputs["pixel_values_videos"], inputs["pixel_values_videos"][0]]})
+        model(input_ids=inputs["input_ids"], pixel_values_videos=more)
 
 
 def test_a_text_that_is_too_long_says_by_how_much(model, processor, videos, monkeypatch):
@@ -317,8 +318,14 @@ def test_a_chat_of_a_video_file(model, processor, tmp_path):
     inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
     assert inputs["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
     plain = processor(TEXTS[0], videos=str(tmp_path / "clip.mp4"))
+    assert inputs["video_seconds"].tolist() == [[0.25, 0.75, 1.25, 1.75]]  # the centres of two seconds' quarters
     assert {name: value.tolist() for name, value in inputs.items()} == {n: v.tolist() for n, v in plain.items()}
-    assert model.generate(**inputs, **GREEDY).shape[0] == 1
+    shown = []
+    hook = model.encoder.register_forward_pre_hook(lambda _, args: shown.append(args[1].tolist()))
+    model(**inputs)
+    model.generate(**inputs, **GREEDY)
+    hook.remove()
+    assert shown == [inputs["video_seconds"].tolist()] * 2
 
 
 def test_names_of_tokens_are_text_where_asked(processor, vlm):

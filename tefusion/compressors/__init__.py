@@ -3,7 +3,7 @@
 import inspect
 
 from tefusion.choices import nearest
-from tefusion.compressors.base import Baseline, Compressor
+from tefusion.compressors.base import Baseline, Clip, Compressor
 from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
@@ -66,4 +66,4 @@ def check_k(name: str, k: object) -> None:
         raise ValueError(f"{name}: k must be one of {said}, got {k!r}")
 
 
-__all__ = ["COMPRESSORS", "Compressor", "check_k", "create_compressor", "options_of"]
+__all__ = ["COMPRESSORS", "Clip", "Compressor", "check_k", "create_compressor", "options_of"]

@@ -18,6 +18,7 @@ from tefusion.vision import VideoEncoder, assemble, method_for
 from tefusion.vlm import VLM, blocks, check_length
 
 Videos = Float[Tensor, "v t 3 height width"] | list[Float[Tensor, "_t 3 _height _width"]]
+Seconds = Float[Tensor, "v t"] | list[Float[Tensor, " _t"]]
 
 
 def create_encoder(config: TEFusionConfig) -> VideoEncoder:
@@ -91,13 +92,15 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         pixel_values_videos: Videos | None = None,
+        video_seconds: Seconds | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "b l"] | None = None,
         inputs_embeds: Float[Tensor, "b l e"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
         **kwargs,
     ):
-        """What the decoder returns; `kwargs` are the decoder's. Videos come in the order of their places, row by row.
+        """What the decoder returns; `kwargs` are the decoder's. Videos come in the order of their places, row by row;
+        `video_seconds` says of each when its frames are shown, for the compressors that read it.
 
         Raises ValueError where places and videos do not fit together.
         """
@@ -111,7 +114,7 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise ValueError("either input_ids or inputs_embeds are needed")
             fits = attention_mask is not None and attention_mask.shape == input_ids.shape
             mask = attention_mask if attention_mask is not None and fits else torch.ones_like(input_ids)
-            inputs_embeds, positions = self.splice(input_ids, pixel_values_videos, mask)
+            inputs_embeds, positions = self.splice(input_ids, pixel_values_videos, mask, video_seconds)
             position_ids = positions if position_ids is None else position_ids
         if needs_mask:
             attention_mask = torch.ones_like(inputs_embeds[..., 0], dtype=torch.long)
@@ -128,24 +131,29 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "b l"] | None = None,
         pixel_values_videos: Videos | None = None,
+        video_seconds: Seconds | None = None,
         attention_mask: Int[Tensor, "b l"] | None = None,
         **kwargs,
     ):
         """As in transformers. Videos are encoded once, before beams multiply the rows."""
         if input_ids is not None and pixel_values_videos is not None:
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            embeds, positions = self.splice(input_ids, pixel_values_videos, attention_mask)
+            embeds, positions = self.splice(input_ids, pixel_values_videos, attention_mask, video_seconds)
             kwargs |= {"inputs_embeds": embeds, "position_ids": positions}
         return super().generate(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
     def splice(
-        self, input_ids: Int[Tensor, "b l"], videos: Videos | None, mask: Int[Tensor, "b l"]
+        self,
+        input_ids: Int[Tensor, "b l"],
+        videos: Videos | None,
+        mask: Int[Tensor, "b l"],
+        seconds: Seconds | None = None,
     ) -> tuple[Float[Tensor, "b l e"], Int[Tensor, "b l"]]:
         """The embeds of all places, of text and of videos, and GLM-4V's position ids."""
         check_length(self.decoder.config, input_ids.shape[1])
         marked = input_ids == self.config.video_token_id
         embeds = self.get_input_embeddings()(input_ids.masked_fill(marked, 0))
-        parts = [blocks(embed.to(embeds), self.boi, self.eoi) for embed in self.encode(videos)]
+        parts = [blocks(embed.to(embeds), self.boi, self.eoi) for embed in self.encode(videos, seconds)]
         check_places(marked.sum(1).tolist(), [len(place) for _, place in parts])
         steps = torch.ones_like(input_ids)
         if parts:
@@ -154,7 +162,7 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
             steps = steps.masked_scatter(marked, torch.tensor(within, device=steps.device))
         return embeds, ((steps * mask).cumsum(1) - 1).clamp(min=0)
 
-    def encode(self, videos: Videos | None) -> list[Float[Tensor, "_g _m e"]]:
+    def encode(self, videos: Videos | None, seconds: Seconds | None = None) -> list[Float[Tensor, "_g _m e"]]:
         """Normalised pixels -> the embeds of each video; those of one shape go through the encoder together."""
         if videos is None:
             return []
@@ -164,7 +172,8 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds: dict[int, Tensor] = {}
         for rows in shapes.values():
             stack = torch.stack([videos[i] for i in rows]).to(self.boi)
-            embeds |= dict(zip(rows, self.encoder(stack), strict=True))
+            shown = None if seconds is None else torch.stack([seconds[i] for i in rows]).to(stack.device)
+            embeds |= dict(zip(rows, self.encoder(stack, shown), strict=True))
         return [embeds[i] for i in range(len(embeds))]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from transformers import BatchFeature, ProcessorMixin
 
 from tefusion.choices import brief
@@ -76,7 +76,7 @@ class TEFusionProcessor(ProcessorMixin):
         if text is None:
             raise ValueError("a text is needed, with one <|video|> for each video")
         texts = [text] if isinstance(text, str) else list(text)
-        clips = [self.read(video) for video in flat(videos)]
+        clips, seconds = zip(*map(self.read, flat(videos)), strict=True) if flat(videos) else ([], [])
         parts = [each.split(VIDEO) for each in texts]
         if (places := sum(len(part) - 1 for part in parts)) != len(clips):
             raise ValueError(f"the text has {places} times {VIDEO} for {len(clips)} videos")
@@ -87,9 +87,8 @@ class TEFusionProcessor(ProcessorMixin):
         )
         features = dict(made)
         if clips:
-            videos = [pixels(clip) for clip in clips]
-            alike = len({video.shape for video in videos}) == 1
-            features["pixel_values_videos"] = torch.stack(videos) if alike else videos
+            features["pixel_values_videos"] = together([pixels(clip) for clip in clips])
+            features["video_seconds"] = together(seconds)
         return BatchFeature(features)
 
     def num_video_tokens(self, frames: int, height: int, width: int) -> int:
@@ -112,23 +111,24 @@ class TEFusionProcessor(ProcessorMixin):
         places = [[self.video_token_id] * self.num_video_tokens(*next(clips).shape[:3]) for _ in parts[1:]]
         return [*said[0], *(i for place, text in zip(places, said[1:], strict=True) for i in (*place, *text))]
 
-    def read(self, video: Any) -> UInt8[torch.Tensor, "t h w 3"]:
-        """A file as `request` asks for it; frames as they are, at our size."""
+    def read(self, video: Any) -> tuple[UInt8[torch.Tensor, "t h w 3"], Float[torch.Tensor, " t"]]:
+        """A file as `request` asks for it; frames as they are, at our size, and one a second."""
         if not self.frames:
             raise ValueError("the model was trained on the text alone: it takes no video")
         if isinstance(video, str | PathLike):
-            return torch.from_numpy(decode(video, self.request()).frames)
+            decoded = decode(video, self.request())
+            return torch.from_numpy(decoded.frames), torch.tensor(decoded.seconds)
         frames = torch.from_numpy(video) if isinstance(video, np.ndarray) else video
-        if (
-            not isinstance(frames, torch.Tensor)
-            or frames.dtype != torch.uint8
-            or frames.dim() != 4
-            or frames.shape[-1] != 3
-        ):
+        if not isinstance(frames, torch.Tensor) or frames.dtype != torch.uint8 or frames.shape[3:] != (3,):
             said = f"{frames.dtype} {tuple(frames.shape)}" if isinstance(frames, torch.Tensor) else brief(video)
             raise ValueError(f"a video is a file or uint8 frames (t, h, w, 3), got {said}")
-        size = parse_size(self.size)
-        return frames if tuple(frames.shape[1:3]) == size else resize(frames, size)
+        size, seconds = parse_size(self.size), torch.arange(len(frames), dtype=torch.float32)
+        return frames if tuple(frames.shape[1:3]) == size else resize(frames, size), seconds
+
+
+def together(rows: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    """One tensor where all have one shape."""
+    return torch.stack(list(rows)) if len({row.shape for row in rows}) == 1 else list(rows)
 
 
 def flat(videos: Any) -> list[Any]:
