@@ -69,21 +69,29 @@ class VideoEncoder(nn.Module):
 
     def groups(self, frames: int) -> int:
         """How many groups `frames` frames make. Raises ValueError where k does not divide them."""
-        if frames == 0 or frames % self.compressor.k:
-            raise ValueError(f"{frames} frames do not divide into groups of k = {self.compressor.k}")
-        return frames // self.compressor.k
+        return groups_of(frames, self.compressor.k)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across. Raises ValueError where not even one 2x2 merge fits."""
-        h, w = height // self.tower.patch_size, width // self.tower.patch_size
-        if min(h, w) < 2:
-            raise ValueError(f"a {height}x{width} frame is smaller than 2x2 patches of {self.tower.patch_size} pixels")
-        return h, w
+        return grid_of(height, width, self.tower.patch_size)
 
     def tokens_out(self, frames: int, height: int, width: int) -> int:
         """The decoder tokens that `frames` frames of this size in pixels will cost, before anything runs."""
         h, w = self.grid(height, width)
         return self.groups(frames) * (h // 2) * (w // 2)
+
+
+def groups_of(frames: int, k: int) -> int:
+    if frames == 0 or frames % k:
+        raise ValueError(f"{frames} frames do not divide into groups of k = {k}")
+    return frames // k
+
+
+def grid_of(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    h, w = height // patch_size, width // patch_size
+    if min(h, w) < 2:
+        raise ValueError(f"a {height}x{width} frame is smaller than 2x2 patches of {patch_size} pixels")
+    return h, w
 
 
 def create_video_encoder(
@@ -94,19 +102,23 @@ def create_video_encoder(
     `preset` is a name of `tefusion.encoders.PRESETS`, or "timm:<name>" for any timm ViT. `options` go to the
     compressor.
     """
-    if preset.startswith("timm:"):
-        from tefusion.encoders.timm_vit import timm_config, timm_tower
-
-        name = preset.removeprefix("timm:")
-        config, build = timm_config(name), timm_tower(name)
-    elif preset in PRESETS:
-        config, build = PRESETS[preset], ViT
-    else:
-        raise ValueError(f"encoder {preset!r} is unknown{nearest(preset, [*PRESETS, 'timm:<name>'])}")
+    config, build = tower_of(preset)
     config = replace(config, embed_dim=embed_dim or config.embed_dim)
     with torch.random.fork_rng(devices=[]):  # one seed gives one tower, whatever the method drew
         method = method_for(config, compressor, k, **options)
     return assemble(config, method, build)
+
+
+def tower_of(preset: str) -> tuple[VisionConfig, Build]:
+    """The sizes of a preset and what builds its tower at these, or at others."""
+    if preset.startswith("timm:"):
+        from tefusion.encoders.timm_vit import timm_config, timm_tower
+
+        name = preset.removeprefix("timm:")
+        return timm_config(name), timm_tower(name)
+    if preset in PRESETS:
+        return PRESETS[preset], ViT
+    raise ValueError(f"encoder {preset!r} is unknown{nearest(preset, [*PRESETS, 'timm:<name>'])}")
 
 
 def method_for(config: VisionConfig, compressor: str, k: int, **options: object) -> Compressor:

@@ -147,7 +147,7 @@ class VLM(nn.Module):
         text_embeds = self.decoder.get_input_embeddings()(ids)
         rows, positions = [], []
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
-            block, place = self.blocks(embed, text.dtype) if embed is not None else (text[:0], [])
+            block, place = blocks(embed.to(text.dtype), self.boi, self.eoi) if embed is not None else (text[:0], [])
             start = place[-1] + 1 if place else 0
             rows.append(torch.cat([block, text]))
             positions.append(place + list(range(start, start + len(text))))
@@ -158,16 +158,8 @@ class VLM(nn.Module):
             torch.tensor([[0] * (longest - len(place)) + place for place in positions], device=device),
         )
 
-    def blocks(self, embed: Float[Tensor, "g m e"], dtype: torch.dtype) -> tuple[Float[Tensor, "l e"], list[int]]:
-        g, m, _ = embed.shape
-        boi, eoi = repeat(self.boi, "1 e -> g 1 e", g=g), repeat(self.eoi, "1 e -> g 1 e", g=g)
-        block = rearrange(torch.cat([boi, embed, eoi], dim=1).to(dtype), "g m e -> (g m) e")
-        return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
-
     def check_length(self, length: int) -> None:
-        limit = getattr(self.decoder.config, "max_position_embeddings", None)
-        if limit and length > limit:
-            raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")
+        check_length(self.decoder.config, length)
 
     def decode(self, spliced: Spliced, keep: int) -> Float[Tensor, "b keep vocab"]:
         self.check_length(spliced.embeds.shape[1])
@@ -178,3 +170,20 @@ class VLM(nn.Module):
             logits_to_keep=keep,
             use_cache=False,
         ).logits
+
+
+def blocks(
+    embed: Float[Tensor, "g m e"], boi: Float[Tensor, "1 e"], eoi: Float[Tensor, "1 e"]
+) -> tuple[Float[Tensor, "l e"], list[int]]:
+    """A video as the decoder reads it: g blocks of boi, m embeds, eoi, and where each stands."""
+    g, m, _ = embed.shape
+    first, last = repeat(boi.to(embed), "1 e -> g 1 e", g=g), repeat(eoi.to(embed), "1 e -> g 1 e", g=g)
+    block = rearrange(torch.cat([first, embed, last], dim=1), "g m e -> (g m) e")
+    return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
+
+
+def check_length(config: Any, length: int) -> None:
+    """Raises ValueError where a decoder of this configuration has a shorter context."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and length > limit:
+        raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tefusion.decoder import DECODERS, create_decoder, decoder_config
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.vision import create_video_encoder
-from tefusion.vlm import IGNORED, VLM
+from tefusion.vlm import IGNORED, VLM, blocks
 
 SENTENCES = ["Which way does the red square move?", "left", "right", "Only reply with the best option."]
 MEDIA = ["<pad>", "<eos>", "<|begin_of_image|>", "<|endoftext|>", "<image>", "<|video|>", "<s>"]
@@ -121,7 +121,7 @@ def test_positions_are_those_of_glm4v(vlm, videos):
 
 def test_a_block_is_boi_embeds_eoi(vlm, videos):
     (embeds,) = vlm.encode(videos[:1])
-    block, _ = vlm.blocks(embeds, torch.float32)
+    block, _ = blocks(embeds, vlm.boi, vlm.eoi)
     first, second = block.unflatten(0, (2, 6))
     for group, part in zip(embeds, (first, second), strict=True):
         assert torch.equal(part[:1], vlm.boi)
