@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from tefusion.estimate import Estimate
 from tefusion.figure import TITLES
 from tefusion.results import parts
-from tefusion.statistics import Estimate
 from tefusion.wording import plural
 
 
@@ -17,7 +15,7 @@ def caveats(rows: Sequence[Mapping], lines: Sequence[Mapping]) -> list[str]:
     if not done:
         return ["No cell is done: there is nothing to read yet."]
     estimates = [line[name] for line in lines for name in ("over_baseline", "over_same_tokens") if line[name]]
-    return [*_seeds(lines, estimates), *_resolution(estimates), *_gaps(rows, lines), *_mixtures(done), *_leaks(lines)]
+    return [*_seeds(lines, estimates), *_gaps(rows, lines), *_mixtures(done), *_leaks(lines)]
 
 
 def _seeds(lines: Sequence[Mapping], estimates: Sequence[Estimate]) -> list[str]:
@@ -39,18 +37,6 @@ def _seeds(lines: Sequence[Mapping], estimates: Sequence[Estimate]) -> list[str]
     if errors:
         say.append(f"The questions alone give an accuracy a standard error of up to {100 * max(errors):.1f} points.")
     return say
-
-
-def _resolution(estimates: Sequence[Estimate]) -> list[str]:
-    """What must be exceeded to be told from zero."""
-    halves = [50 * (estimate.high - estimate.low) for estimate in estimates]
-    if not halves:
-        return []
-    text = f"Smallest difference that can be told from zero: {np.median(halves):.1f} points in the median comparison"
-    text += f" (half an interval; {min(halves):.1f} to {max(halves):.1f})."
-    if len(halves) > 1:
-        text += f" Of {len(halves)} intervals about {len(halves) / 20:.1f} exclude zero by chance alone."
-    return [text]
 
 
 def _gaps(rows: Sequence[Mapping], lines: Sequence[Mapping]) -> list[str]:

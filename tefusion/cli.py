@@ -31,6 +31,15 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """`a` and `b`: an answers file, the id of a cell, or compressor:k or compressor:k:n_input over its seeds."""
+
+    a: str = ""
+    b: str = ""
+    out: str = "runs/default"
+
+
+@dataclass(frozen=True)
 class Report:
     out: str = "runs/default"
     paper: bool = False
@@ -124,6 +133,17 @@ def ask(words: Sequence[str]) -> None:
     print(ask(Path(own.model), Path(own.video), own.question, own.tokens))
 
 
+def compare(words: Sequence[str]) -> None:
+    """two answers files, cells or methods: difference, interval, tests"""
+    from tefusion.compare import compare
+
+    (own,) = single(words, Compare)
+    for key in ("a", "b"):
+        if not getattr(own, key):
+            raise ValueError(f"compare needs {key}=...")
+    print(compare(own.a, own.b, own.out))
+
+
 def report(words: Sequence[str]) -> None:
     """table and figure of a sweep's folder, or of several"""
     from tefusion.report import write_report
@@ -140,6 +160,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "sweep": sweep,
     "train": train,
     "ask": ask,
+    "compare": compare,
     "report": report,
 }
 

@@ -1,6 +1,5 @@
 """Accuracy over the compression ratio, like figure 6 of the paper: a line a method, baseline and controls behind."""
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,38 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tefusion.files import replace_file
-from tefusion.results import METHODS, mean, parts
+from tefusion.drawing import GREY, INK, blank, looks_of, ratios_axis, save, tidy
+from tefusion.results import mean, parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers; markers say the same once more.
-COLOURS = ("#333333", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7A5195", "#8C6D31")
-MARKERS = "hsD^vopX*"
-GREY = "#8A8A8A"
 TITLES = {"text_only": "text only", "one_frame": "one frame", "fewer_frames": "fewer frames (N/k)"}
 TITLES["lower_resolution"] = "lower resolution"
-INK = "#222222"
 
 
 def write_figure(lines: Sequence[Mapping], folder: str | Path) -> list[Path]:
     """figure.png and figure.svg of the lines of `table`; nothing is written where no method has a finished cell."""
-    import matplotlib as mpl
-
-    # A fixed salt and no date: the same results give the same file.
-    style: Any = {"font.size": 10, "font.family": "DejaVu Sans", "svg.hashsalt": "tefusion", "svg.fonttype": "none"}
-    if not protocol_panels(lines):
-        return []
-    with mpl.rc_context(style):
-        figure = draw(lines)
-        paths = [Path(folder) / "figure.png", Path(folder) / "figure.svg"]
-        for path, metadata in zip(paths, ({"Software": None}, {"Date": None}), strict=True):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata, bbox_inches="tight")
-            replace_file(path, buffer.getvalue())
-    return paths
+    return save(lambda: draw(lines), Path(folder) / "figure") if protocol_panels(lines) else []
 
 
 @dataclass(frozen=True)
@@ -55,12 +36,8 @@ class Panel:
 
 def draw(lines: Sequence[Mapping]) -> "Figure":
     """One panel under another: every number of input frames, then every fixed decoder length."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = protocol_panels(lines)
-    figure = Figure(figsize=(7.4, 4.5 * len(panels)), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(7.4, 4.5 * len(panels))
     for place, panel in enumerate(reversed(panels)):
         _panel(figure.add_axes((0.085, (place + 0.15) / len(panels), 0.62, 0.77 / len(panels))), panel)
     note = "Bars and band: standard error of the mean, seeds and questions together."
@@ -102,16 +79,8 @@ def method_name(line: Mapping, lines: Sequence[Mapping]) -> str:
 
 
 def _panel(axes: "Axes", panel: Panel) -> None:
-    from matplotlib.ticker import NullLocator
-
-    ratios = sorted({line["k"] for line in panel.methods})
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(ratios[0] * 2**-0.3, ratios[-1] * 2**0.3)
-    axes.set_xticks(ratios, [str(k) for k in ratios])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    ratios_axis(axes, sorted({line["k"] for line in panel.methods}))
+    tidy(axes)
     axes.set_xlabel("temporal compression ratio k")
     axes.set_ylabel("accuracy (%)")
     axes.set_title(f"{panel.title}, {panel.methods[0]['questions']:,} questions", loc="left", fontsize=10, color=INK)
@@ -161,7 +130,7 @@ def _baseline(axes: "Axes", panel: Panel) -> list[tuple]:
 
 def _methods(axes: "Axes", lines: Sequence[Mapping]) -> list[tuple]:
     names = list(dict.fromkeys(method_name(line, lines) for line in lines))
-    looks = _looks(names)
+    looks = looks_of(names)
     octaves = float(np.log2(axes.get_xlim()[1] / axes.get_xlim()[0]))
     labels = []
     for place, name in enumerate(names):
@@ -174,19 +143,6 @@ def _methods(axes: "Axes", lines: Sequence[Mapping]) -> list[tuple]:
         axes.errorbar(x, y, bars, capsize=2, elinewidth=1.1, markersize=6, markeredgecolor="white", zorder=3, **look)
         labels.append((name, y[-1], x[-1], look))
     return labels
-
-
-def _looks(names: list[str]) -> dict[str, dict]:
-    """A method of the paper looks the same in every figure; others take what is left, in order."""
-    left = [place for place in range(len(COLOURS)) if place >= len(METHODS) or METHODS[place] not in names]
-    looks, spare = {}, 0
-    for name in names:
-        if name in METHODS:
-            place = METHODS.index(name)
-        else:
-            place, spare = left[spare % len(left)] if left else spare % len(COLOURS), spare + 1
-        looks[name] = {"color": COLOURS[place], "marker": MARKERS[place % len(MARKERS)]}
-    return looks
 
 
 def _label(axes: "Axes", labels: list[tuple]) -> None:

@@ -4,26 +4,29 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import paper_table3, printed
+from tefusion.estimate import Estimate
+from tefusion.family import LEVEL, SEEDS, primary_family
 from tefusion.figure import TITLES, matched, method_name, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
-from tefusion.results import WORLD, method_order, parts, table
+from tefusion.resolution import resolution
+from tefusion.results import WORLD, difference, method_order, parts, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
-from tefusion.statistics import Estimate
-from tefusion.wording import NOTHING, count, grid, number, percent, plural, short
+from tefusion.wording import NOTHING, count, grid, number, p_value, percent, plural, short
 
 __all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
 
 COMPARED = {
-    "over_baseline": "over the baseline",
-    "over_same_tokens": "over fewer frames",
+    "over_baseline": "over the baseline (exploratory)",
+    "over_same_tokens": "over fewer frames (primary)",
 }  # column of a line: its heading
-MATCHED = {"over_same_tokens": "over the baseline"}
+MATCHED = {"over_same_tokens": "over the baseline (primary)"}
 
 
 def write_report(folder: str | Path, more: Sequence[str | Path] = (), paper: bool = False) -> Path:
@@ -49,6 +52,7 @@ def markdown(
     sections = [
         ("# Temporal compressors, side by side", _ran(rows)),
         ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
+        ("## What may be claimed", _claims(lines)),
         *_results(lines, paper),
         ("## Controls", _controls(lines)),
         ("## The paper's numbers", _paper(lines) if paper else []),
@@ -75,6 +79,25 @@ def _ran(rows: Sequence[Mapping]) -> list[str]:
 def _values(rows: Iterable[Mapping], name: str) -> str:
     found = {row[name] for row in rows if row.get(name) not in (None, "")}
     return ", ".join(str(value) for value in sorted(found, key=lambda value: (str(type(value)), value)))
+
+
+def _claims(lines: Sequence[Mapping]) -> list[str]:
+    """The primary family, corrected as one."""
+    family = primary_family(lines)
+    if not family:
+        return []
+    heads = ["method", "k", "frames", "difference", "standard error", "p", "Holm's p", "seeds", "verdict"]
+    body = []
+    for one in family:
+        line, found = one.line, one.estimate
+        cells = [method_name(line, lines), line["k"], line["n_input"], _interval(found), percent(found.stderr)]
+        body.append([*cells, p_value(found.p), p_value(one.adjusted), found.seeds, one.verdict])
+    text = "The primary family: each method against `none` with its frames divided by k, which leaves the decoder as"
+    text += f" many tokens. Holm's correction is over all {plural(len(family), 'comparison')} of this table; a claim"
+    text += (
+        f" needs p <= {LEVEL} after it and {SEEDS} paired seeds. Every other difference in this report is exploratory."
+    )
+    return [text, "", *grid(heads, body)]
 
 
 def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
@@ -107,7 +130,14 @@ def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: bool
         cells += [_interval(line[name]) for name in compared]
         cells += [percent(line["by_category"].get(name)) for name in names]
         body.append(cells + [_printed(line)] * paper)
-    return grid(heads, body)
+    return [*grid(heads, body), *_resolution(lines, compared)]
+
+
+def _resolution(lines: Sequence[Mapping], compared: Iterable[str]) -> list[str]:
+    """From the table's own comparisons; where it has none, from those of any two of its lines."""
+    estimates = [line[name] for line in lines for name in compared if line[name]]
+    estimates = estimates or [found for pair in combinations(lines, 2) if (found := difference(*pair))]
+    return ["", resolution(estimates)] if estimates else []
 
 
 def _cost(lines: Sequence[Mapping]) -> list[str]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tefusion.estimate import Estimate
 from tefusion.score import category_order, read_answers
-from tefusion.statistics import Array, Estimate, clustered_stderr, paired_over_seeds
+from tefusion.statistics import Array, clustered_stderr
+from tefusion.two_way import paired
 
 METHODS = ("none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer")  # the order of the paper's definition
 CONTROLS = ("text_only", "one_frame", "fewer_frames", "lower_resolution")
@@ -63,7 +65,7 @@ def table(rows: Iterable[Mapping]) -> list[dict]:
     for row in rows:
         if row["status"] == "done":
             groups[_key(row)][row["seed"], row["id"]] = row
-    marks = {row["id"]: _marks(row) for group in groups.values() for row in group.values()}
+    marks = {row["id"]: marks_of(row) for group in groups.values() for row in group.values()}
     lines = [_line(list(group.values()), marks) for group in groups.values()]
     for line in lines:
         base, short = _baseline(line, lines), _same_tokens(line, lines)
@@ -113,10 +115,13 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _marks(row: Mapping) -> Marks | None:
+def marks_of(row: Mapping) -> Marks | None:
+    """None where the cell's answers do not lie beside its row."""
     path = Path(row.get("folder", "")) / "cells" / row["id"] / "answers.jsonl"
-    if "folder" not in row or not path.exists():
-        return None
+    return read_marks(path) if "folder" in row and path.exists() else None
+
+
+def read_marks(path: Path) -> Marks:
     answers = sorted(read_answers(path), key=lambda answer: answer.uid)
     chance = float(np.mean([1 / answer.options for answer in answers]))
     correct = np.array([answer.correct for answer in answers], dtype=np.float64)
@@ -139,7 +144,7 @@ def difference(line: Mapping, base: Mapping) -> Estimate | None:
         theirs = base["marks"].get(seed)
         if ours and theirs and ours.uids == theirs.uids and clusters in ((), ours.clusters):
             pairs[seed], clusters = (ours.correct, theirs.correct), ours.clusters
-    return paired_over_seeds(pairs, clusters) if len(set(clusters)) > 1 else None
+    return paired(pairs, clusters) if len(set(clusters)) > 1 else None
 
 
 def _baseline(line: Mapping, lines: Sequence[Mapping]) -> Mapping | None:

@@ -26,6 +26,10 @@ def number(value: float | None, missing: str = NOTHING) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def p_value(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
