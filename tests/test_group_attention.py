@@ -9,11 +9,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from tiny_towers import TINY, Tiny
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tefusion.integrations.transformers import TOWERS, group_attention_
-from tests.tiny_towers import TINY, Tiny
 
 CASTS = {"Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "GLM-4.1V", "VideoLLaMA3", "DINOv3", "InternVL", "timm EVA"}  # to fp32
 
