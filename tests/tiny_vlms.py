@@ -1,7 +1,7 @@
 """Every video model that takes a compressor, at a size of milliseconds, and prompts as its processor writes them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,10 +31,13 @@ PACKED = {"depth": 3, "num_heads": 2, "patch_size": 4, "in_channels": 3, "tempor
 class TinyVLM:
     model: nn.Module
     frames_per_step: int
+    packed: bool  # into patches by the processor
     side: int  # pixels of a frame
     video: Callable[[int, int], Tensor]  # time steps, seed -> the pixels of one video
     prompt: Callable[[int], list[int]]  # time steps -> the placeholders of one video, as the processor writes them
     image: Callable[[], tuple[list[int], dict[str, Tensor]]]  # a prompt's part and the model's inputs
+    one_token: bool = False  # whether videos use the placeholder of images
+    more: Mapping[str, Tensor] = field(default_factory=dict)  # what else each video needs
 
     def batch(self, videos: Sequence[Sequence[int]], image: bool = False, seed: int = 0) -> dict[str, Any]:
         """A row for each entry of `videos`, with a video of each number of steps; then, where asked, one with an image.
@@ -53,14 +56,17 @@ class TinyVLM:
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         types = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+        if self.one_token:
+            ids = ids.masked_fill(ids == VIDEO, IMAGE)
         batch |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        batch |= {key: value.repeat(len(steps)) for key, value in self.more.items() if steps}
         return batch | ({"mm_token_type_ids": types} if self.frames_per_step == 2 else {})
 
     def prompts(self, row: Sequence[int]) -> list[int]:
         return [token for steps in row for token in (*self.prompt(steps), TEXT + 5)]
 
     def pixels(self, videos: list[Tensor], steps: list[int]) -> dict[str, Any]:
-        if self.frames_per_step == 2:
+        if self.packed:
             grid = torch.tensor([[t, 4, 4] for t in steps])
             return {"pixel_values_videos": torch.cat(videos), "video_grid_thw": grid}
         same = len(set(steps)) == 1
@@ -90,6 +96,7 @@ def llava(kind: str, extra: int, **more: Any) -> TinyVLM:
     return TinyVLM(
         model,
         1,
+        False,
         24,
         lambda steps, seed: random(seed, steps, 3, 24, 24),
         lambda steps: [VIDEO] * (steps * count + extra),
@@ -124,7 +131,8 @@ def qwen(kind: str, vision: dict[str, Any], apart: bool = False, rope: dict[str,
         inputs = {"pixel_values": random(77, 24, 96), "image_grid_thw": torch.tensor([[1, 4, 6]])}
         return [START, *[IMAGE] * 6, END], inputs
 
-    return TinyVLM(model, 2, 16, lambda steps, seed: random(seed, steps * 16, 96), prompt, image)
+    one = kind == "Glm4v"
+    return TinyVLM(model, 2, True, 16, lambda steps, seed: random(seed, steps * 16, 96), prompt, image, one)
 
 
 def qwen2_vl() -> TinyVLM:
@@ -142,10 +150,40 @@ def qwen3_vl() -> TinyVLM:
     return qwen("Qwen3VL", vision, apart=True, head_dim=8)
 
 
+def glm4v() -> TinyVLM:
+    vision = {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32, "image_size": 16}
+    return qwen("Glm4v", vision, apart=True)
+
+
+def video_llama_3() -> TinyVLM:
+    vision = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+    config = transformers.VideoLlama3Config(
+        vision_config={**vision, "patch_size": 4}, text_config={**DECODER, "model_type": "qwen2"}, **TOKENS
+    )
+    model = spread(transformers.VideoLlama3ForConditionalGeneration(config))
+
+    def image() -> tuple[list[int], dict[str, Tensor]]:
+        inputs = {"pixel_values": random(77, 24, 48), "image_grid_thw": torch.tensor([[1, 4, 6]])}
+        return [IMAGE] * 24, inputs | {"image_merge_sizes": torch.tensor([1])}
+
+    return TinyVLM(
+        model,
+        1,
+        True,
+        16,
+        lambda steps, seed: random(seed, steps * 16, 48),
+        lambda steps: [token for step in range(steps) for token in (20 + step, *[VIDEO] * 4)],
+        image,
+        more={"video_merge_sizes": torch.tensor([2])},
+    )
+
+
 TINY_VLMS: dict[str, Callable[[], TinyVLM]] = {
     "LLaVA-OneVision": llava_onevision,
     "LLaVA-NeXT-Video": llava_next_video,
     "Qwen2-VL": qwen2_vl,
     "Qwen2.5-VL": qwen2_5_vl,
     "Qwen3-VL": qwen3_vl,
+    "GLM-4.1V": glm4v,
+    "VideoLLaMA3": video_llama_3,
 }

@@ -50,9 +50,9 @@ class CompressedVideo:
         if batch.get("pixel_values_videos") is None or self.k == 1:
             return dict(batch)
         host = host_of(self.owner)
-        marked = mask_of_videos(self.owner.config, batch)
+        marked = host.video_tokens(batch)
         keep = shorten(marked, placeholders(host, batch), self.k, host.steps_apart)
-        return {**batch, **shortened(batch, keep, pad_id, left)}
+        return {**without_mask(batch), **shortened(batch, keep, pad_id, left)}
 
 
 def compress_video_(
@@ -131,7 +131,7 @@ def install(owner: Any) -> None:
 class VideoFeatures:
     owner: Any
 
-    def __call__(self, pixel_values_videos: Any, video_grid_thw: Tensor | None = None, **_: Any) -> Any:
+    def __call__(self, pixel_values_videos: Any, video_grid_thw: Tensor | None = None, *_: Any, **__: Any) -> Any:
         return self.owner.video_compressor(host_of(self.owner), pixel_values_videos, video_grid_thw)
 
 
@@ -154,13 +154,12 @@ class GroupPositions:
         return self.method(*args, **kwargs)
 
 
-def mask_of_videos(config: Any, batch: Mapping[str, Any]) -> list[list[bool]]:
-    """Which tokens stand for videos."""
-    token = getattr(config, "video_token_id", None)
-    token = config.video_token_index if token is None else token
-    ids = batch["input_ids"]
-    ids = ids.tolist() if isinstance(ids, Tensor) else ids
-    return [[value == token for value in row] for row in ids]
+def without_mask(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """VideoLLaMA3's own dropping of tokens would not know the groups."""
+    mask = batch.get("video_compression_mask")
+    if mask is not None and not torch.as_tensor(mask).all():
+        raise ValueError("the processor has dropped tokens of the videos already: use_token_compression must be False")
+    return {name: value for name, value in batch.items() if name != "video_compression_mask"}
 
 
 def placeholders(host: Host, batch: Mapping[str, Any]) -> list[Placeholders]:
@@ -182,7 +181,7 @@ def check_context(owner: Any, args: tuple, kwargs: dict[str, Any]) -> None:
     if ids is None or longest is None or kwargs.get("pixel_values_videos") is None or ids.shape[1] <= longest:
         return
     over, k = ids.shape[1] - longest, owner.video_compressor.compressor.k
-    in_video = max(map(sum, mask_of_videos(owner.config, {"input_ids": ids})))
+    in_video = max(map(sum, host_of(owner).video_tokens({**kwargs, "input_ids": ids})))
     left = in_video - over
     fits = f"k = {-(-k * in_video // left)} would fit" if left > 0 else "no k would make it fit"
     raise ValueError(f"the prompt is {over} tokens longer than the decoder's context of {longest}; {fits}")

@@ -1,5 +1,7 @@
 """A video model of transformers as the corridor sees it: patches, blocks, norm, projector. One subclass a family."""
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,6 +46,13 @@ class Host:
     def first_map(self) -> Any:
         """The projector's first map with weights."""
         raise NotImplementedError
+
+    def video_tokens(self, batch: Mapping[str, Any]) -> list[list[bool]]:
+        """Which tokens of a batch's `input_ids` stand for videos."""
+        token = getattr(self.owner.config, "video_token_id", None)
+        token = self.owner.config.video_token_index if token is None else token
+        ids = batch["input_ids"]
+        return [[value == token for value in row] for row in (ids.tolist() if isinstance(ids, Tensor) else ids)]
 
     def videos(self, pixels: Any, grid: Tensor | None) -> list[Tensor]:
         """Batches of videos of one size and length, (b, t, channels, height, width), in the order of the prompt."""
@@ -130,6 +139,11 @@ def linear(module: Any, x: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return module(x)
     return nn.functional.linear(x, module.weight.flatten(1), module.bias)
+
+
+def mentions(method: Any, name: str) -> bool:
+    """Whether a method of the installed version uses this attribute: who adds what has moved between versions."""
+    return name in inspect.unwrap(method).__code__.co_names
 
 
 def raster(x: Tensor, grid: tuple[int, int]) -> Tensor:

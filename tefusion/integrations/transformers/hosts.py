@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from tefusion.integrations.transformers.glm_host import Glm4vHost
 from tefusion.integrations.transformers.host import Host
 from tefusion.integrations.transformers.llava_host import LlavaNextVideoHost, LlavaOnevisionHost
 from tefusion.integrations.transformers.qwen_host import Qwen2VLHost, Qwen3VLHost, Qwen25VLHost
+from tefusion.integrations.transformers.video_llama_host import VideoLlama3Host
 
 HOSTS: dict[str, type[Host]] = {
     "LlavaOnevisionModel": LlavaOnevisionHost,
@@ -14,6 +16,8 @@ HOSTS: dict[str, type[Host]] = {
     "Qwen2VLModel": Qwen2VLHost,
     "Qwen2_5_VLModel": Qwen25VLHost,
     "Qwen3VLModel": Qwen3VLHost,
+    "Glm4vModel": Glm4vHost,
+    "VideoLlama3Model": VideoLlama3Host,
 }
 
 

@@ -1,6 +1,5 @@
 """LLaVA-OneVision and LLaVA-NeXT-Video: a tower of frames, two linear maps, and a pooling after or before them."""
 
-import inspect
 import math
 from typing import Any
 
@@ -10,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tefusion.integrations.transformers.host import Host, Sizes, linear
+from tefusion.integrations.transformers.host import Host, Sizes, linear, mentions
 
 
 class FrameBlock(nn.Module):
@@ -126,7 +125,7 @@ class LlavaOnevisionHost(LlavaHost):
     @property
     def ends_videos(self) -> bool:
         """Whether this version's `get_video_features` adds the newline; before 5.24 its caller did."""
-        return "image_newline" in inspect.unwrap(type(self.owner).get_video_features).__code__.co_names
+        return mentions(type(self.owner).get_video_features, "image_newline")
 
 
 class LlavaNextVideoHost(LlavaHost):

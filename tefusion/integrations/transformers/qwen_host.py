@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from tefusion.integrations.transformers.host import Host, Sizes, blocks_of_four, raster
+from tefusion.integrations.transformers.host import Host, Sizes, blocks_of_four, mentions, raster
 from tefusion.integrations.transformers.packed_tower import boundaries, grouped_windows
 
 
@@ -174,9 +174,11 @@ class Qwen3VLHost(Qwen2VLHost):
     def answer(self, embeds: list[Tensor]) -> Any:
         videos: Any = tuple(embeds)
         early: Any = []
+        split = mentions(type(self.owner).get_image_features, "deepstack_features")  # since 5.24 for each video
         for at, merger in enumerate(self.tower.deepstack_merger_list):
             pairs = zip(self.early, embeds, strict=True)
-            early.append(tuple(self.early_tokens(states[at], merger, len(embed)) for states, embed in pairs))
+            parts = tuple(self.early_tokens(states[at], merger, len(embed)) for states, embed in pairs)
+            early.append(parts if split else torch.cat(parts))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=videos, deepstack_features=early)
 
     def early_tokens(self, states: Tensor, merger: nn.Module, tokens: int) -> Tensor:
