@@ -1,5 +1,6 @@
 """How many frames share attention in the call that is running."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,22 +45,26 @@ def take_images_alone(model: nn.Module, calls: Calls) -> list[Callable[[], None]
 
 
 @dataclass(frozen=True)
-class ImageFeatures:
-    """A model's own method may serve its videos too: whoever was asked first decides."""
+class Features:
+    """A model's own method, within a call of ours. `generate` reads its signature."""
 
     method: Callable[..., Any]
     calls: Calls
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.method)
+
+
+class ImageFeatures(Features):
+    """A model's own method may serve its videos too: whoever was asked first decides."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.calls.of(1 if self.calls.now is None else self.calls.now):
             return self.method(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class VideoFeatures:
-    method: Callable[..., Any]
-    calls: Calls
-
+class VideoFeatures(Features):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         grid = args[1] if len(args) > 1 else kwargs.get("video_grid_thw")
         check_videos(self.calls.k, args[0] if args else kwargs.get("pixel_values_videos"), grid)
