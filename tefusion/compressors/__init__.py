@@ -4,11 +4,15 @@ import inspect
 
 from tefusion.choices import nearest
 from tefusion.compressors.base import Baseline, Clip, Compressor
+from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
 from tefusion.compressors.te_fusion import TEFusion
+from tefusion.compressors.te_interleave import TEInterleave
+from tefusion.compressors.te_pyramid import TEPyramid
+from tefusion.compressors.te_shift import TEShift
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "none": Baseline,
@@ -17,6 +21,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "kangaroo": Kangaroo,
     "pllava": PLLaVA,
     "qformer": QFormer,
+    "image_grid": ImageGrid,
+    "te_interleave": TEInterleave,
+    "te_shift": TEShift,
+    "te_pyramid": TEPyramid,
 }
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
