@@ -9,10 +9,14 @@ from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.region import Region
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.compressors.te_interleave import TEInterleave
 from tefusion.compressors.te_pyramid import TEPyramid
 from tefusion.compressors.te_shift import TEShift
+from tefusion.compressors.tome_clip import ToMeClip
+from tefusion.compressors.tpool import TPool
+from tefusion.compressors.wap import WAP
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "none": Baseline,
@@ -25,6 +29,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "te_interleave": TEInterleave,
     "te_shift": TEShift,
     "te_pyramid": TEPyramid,
+    "tpool": TPool,
+    "wap": WAP,
+    "region": Region,
+    "tome_clip": ToMeClip,
 }
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
