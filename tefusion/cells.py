@@ -16,7 +16,7 @@ from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
 
-PROTOCOL = 2  # raise it when equal settings would give other results, and when a default changes
+PROTOCOL = 3  # raise it when equal settings would give other results, and when a default changes
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
 
 

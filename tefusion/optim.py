@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tefusion.config import Run
+from tefusion.muon import Muon
 from tefusion.vlm import VLM
 
 
@@ -33,7 +34,7 @@ def optimizers(model: nn.Module, vlm: VLM, run: Run) -> list[torch.optim.Optimiz
         torch.optim.AdamW(rest, lr=run.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=run.weight_decay)
     ]
     if matrices:
-        made.append(torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=run.muon_decay))
+        made.append(Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=run.muon_decay))
     return made
 
 

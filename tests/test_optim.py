@@ -6,6 +6,7 @@ from contract import perturb
 
 from tefusion.compressors import COMPRESSORS
 from tefusion.config import Run
+from tefusion.muon import Muon
 from tefusion.objective import VideoObjective
 from tefusion.optim import freeze, muon_matrices, optimizers, schedule
 from tefusion.train import create_vlm
@@ -108,3 +109,39 @@ def test_a_short_run_still_reaches_its_rate(steps):
         optimizer.step()
         plan.step()
     assert max(rates) == 1.0
+
+
+def stepped(made, weight, gradients):
+    """The weight after a step with each of the gradients."""
+    parameter = torch.nn.Parameter(weight.clone())
+    optimizer = made([parameter], lr=0.1, momentum=0.95, weight_decay=0.5)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (16, 16)])
+def test_muon_is_that_of_torch_without_its_rounding(shape, monkeypatch):
+    weight, *gradients = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    ours = stepped(Muon, weight, gradients)
+    assert (ours - stepped(torch.optim.Muon, weight, gradients)).norm() < 1e-2 * (ours - weight).norm()
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    torch.testing.assert_close(ours, stepped(torch.optim.Muon, weight, gradients), rtol=0, atol=1e-6)
+
+
+def test_the_last_bits_of_a_gradient_stay_small():
+    """They are what a sum in another order changes; torch's own Muon rounds them to bits of bfloat16."""
+    weight, gradient, noise = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    gradients = gradient, gradient + 1e-5 * noise
+    ours, theirs = [[stepped(made, weight, [g]) for g in gradients] for made in (Muon, torch.optim.Muon)]
+    assert 20 * (ours[0] - ours[1]).norm() < (theirs[0] - theirs[1]).norm()
+
+
+def test_muon_survives_a_gradient_of_zeros_and_leaves_its_own_alone():
+    weight = torch.ones(4, 8)
+    assert stepped(Muon, weight, [torch.zeros(4, 8)]).isfinite().all()
+    parameter = torch.nn.Parameter(weight)
+    parameter.grad = torch.ones(4, 8)
+    Muon([parameter]).step()
+    assert torch.equal(parameter.grad, torch.ones(4, 8))
