@@ -7,6 +7,8 @@ second time, which a timm tower's closed blocks refuse. STAVEQ2 puts the branch 
 block it fits any tower. Positions and read-out are te_fusion's. One frame alone has nothing to attend to.
 """
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -41,7 +43,7 @@ class TEFactor(TEFusion):
         for place, block in enumerate(blocks):
             x = run_blocks(x, nn.ModuleList([block]))
             if self.k > 1:
-                attend = block.attend if self.opens_blocks else self.branches[place]
+                attend: Any = block.attend if self.opens_blocks else self.branches[place]
                 seen = attend(rearrange(x, "b (g k) n d -> (b g n) k d", k=self.k))
                 x = x + self.gates[place] * rearrange(seen, "(b g n) k d -> b (g k) n d", b=b, n=n)
         return x
