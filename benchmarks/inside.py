@@ -100,9 +100,8 @@ def main() -> None:
     rows = table(rounds(encodes, settings["seconds"]), counted, settings["frames"])
     write(rows, ROOT / "results" / "inside.csv")
     for row in rows:
-        print(
-            f"{row['method']:14} time {row['time']:.3f} ({row['low']:.3f} to {row['high']:.3f}), FLOPs {row['flops']:.3f}"
-        )
+        spread = f"{row['low']} to {row['high']}"
+        print(f"{row['method']:14} time {row['time']} ({spread}), FLOPs {row['flops']}")
 
 
 if __name__ == "__main__":
