@@ -156,6 +156,35 @@ def last_layer(owner: nn.Module) -> nn.Module:
     return host.layers[-1] if hasattr(host, "layers") else host.blocks((4, 4))[-1].layer
 
 
+@pytest.mark.parametrize("method", ["te_fusion", "kangaroo", "qwen2_vl"])
+def test_a_frame_changes_its_own_group_only(name, method):
+    """Of what the decoder gets, DeepStack's features included; the last group is filled with the last frame."""
+    tiny, made = compressed(name, method, 2)
+    perturbed(made.module)
+    batch = tiny.batch([[5]])
+    changed = batch["pixel_values_videos"].clone()
+    part = changed if tiny.packed else changed[0]
+    step = len(part) // 5
+    part[2 * step : 3 * step] += 1  # the first step of the second group
+    outputs = []
+    for pixels in (batch["pixel_values_videos"], changed):
+        grid = [batch["video_grid_thw"]] if tiny.packed else []
+        with torch.no_grad():
+            outputs.append(made.owner.get_video_features(pixels, *grid))
+    for a, b in zip(*map(tensors, outputs), strict=True):
+        tokens = 3 * (a.shape[0] // 3)  # without a newline
+        differs = (a != b)[:tokens].unflatten(0, (3, -1)).flatten(1).any(1)
+        assert differs.tolist() == [False, True, False]
+
+
+def tensors(output) -> list[torch.Tensor]:
+    """(tokens, numbers) of the features, and of those of early blocks where there are some"""
+    found = [output.pooler_output[0]]
+    for early in getattr(output, "deepstack_features", None) or []:
+        found.append(early[0] if isinstance(early, tuple) else early)
+    return found
+
+
 def test_counts_agree(name):
     check_counts(name, [3, 5], [1, 2, 3])
 
