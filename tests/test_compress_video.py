@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny_processors import TINY_PROCESSORS
 from tiny_towers import PATCH
 from tiny_vlms import TINY_VLMS, VIDEO, TinyVLM
@@ -240,8 +242,9 @@ def test_generates_in_a_batch_what_it_generates_alone(name):
 
 def test_beams(name):
     """Each video goes with its own beams: one beam among several is what one beam alone is."""
-    if name == "GLM-4.1V":
-        pytest.skip("it cannot search with beams: its library counts the placeholders of videos as images'")
+    late = {"Qwen3-VL", "VideoLLaMA3"} if Version(transformers.__version__) < Version("5.24") else set()
+    if name in {"GLM-4.1V"} | late:
+        pytest.skip("the library tells the rows' videos apart by the placeholders of the uncompressed ones")
     tiny, made = compressed(name)
     batch = made.shorten(tiny.batch([[4], [4]]))
     found = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
