@@ -51,11 +51,11 @@ def ask(folder: Path, video: Path, question: str, length: int) -> str:
         request = Request(run.n_input, run.policy, parse_size(run.size), multiple_of=run.k)
         # Before the frames are decoded: a run from elsewhere may name any size.
         vlm.check_length(vlm.tokens_out(run.n_input, *parse_size(run.size)) + length)
-        clip = decode(video, request).frames
+        clip = decode(video, request)
     start = time.perf_counter()
-    (reply,) = vlm.generate(
-        [None if clip is None else torch.from_numpy(clip)], [question + "\n"], max_new_tokens=length
-    )
+    frames = None if clip is None else torch.from_numpy(clip.frames)
+    seconds = None if clip is None else [torch.tensor(clip.seconds)]
+    (reply,) = vlm.generate([frames], [question + "\n"], max_new_tokens=length, seconds=seconds)
     milliseconds = 1e3 * (time.perf_counter() - start)
-    frames, tokens = (0, 0) if clip is None else (len(clip), vlm.tokens_out(*clip.shape[:3]))
-    return f"{reply}\n({frames} frames, {tokens} video tokens, {milliseconds:.0f} ms)"
+    shown, tokens = (0, 0) if clip is None else (len(clip.frames), vlm.tokens_out(*clip.frames.shape[:3]))
+    return f"{reply}\n({shown} frames, {tokens} video tokens, {milliseconds:.0f} ms)"

@@ -53,7 +53,7 @@ def answer_questions(
 
 @torch.no_grad()
 def answer_batch(vlm: VLM, questions: Sequence[Question], read: Callable[[Question], Decoded] | None) -> Sheet:
-    sheet, asked_of, videos = Sheet(), [], []
+    sheet, asked_of, clips = Sheet(), [], []
     for question in questions:
         try:
             decoded = read(question) if read else None
@@ -62,17 +62,19 @@ def answer_batch(vlm: VLM, questions: Sequence[Question], read: Callable[[Questi
             sheet.answers.append(reply(question, None))
             continue
         asked_of.append(question)
-        videos.append(None if decoded is None else torch.from_numpy(decoded.frames))
+        clips.append(decoded)
         sheet.repeated += bool(decoded and decoded.repeated)
     if asked_of:
-        sheet.answers += [reply(q, letter) for q, letter in zip(asked_of, letters(vlm, asked_of, videos), strict=True)]
+        sheet.answers += [reply(q, letter) for q, letter in zip(asked_of, letters(vlm, asked_of, clips), strict=True)]
     return sheet
 
 
-def letters(vlm: VLM, questions: Sequence[Question], videos: list[torch.Tensor | None]) -> list[str]:
+def letters(vlm: VLM, questions: Sequence[Question], clips: list[Decoded | None]) -> list[str]:
     """The likeliest letter among each question's own options."""
     offered = max(len(q.options) for q in questions)
-    likelihoods = vlm.likelihoods(videos, [prompt(q) for q in questions], list(LETTERS[:offered]))
+    videos = [None if clip is None else torch.from_numpy(clip.frames) for clip in clips]
+    seconds = [None if clip is None else torch.tensor(clip.seconds) for clip in clips]
+    likelihoods = vlm.likelihoods(videos, [prompt(q) for q in questions], list(LETTERS[:offered]), seconds)
     return [LETTERS[int(row[: len(q.options)].argmax())] for q, row in zip(questions, likelihoods, strict=True)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tefusion.data.examples import Batch
 from tefusion.data.motion_truth import PatchTargets
 from tefusion.vision import pixels
-from tefusion.vlm import VLM, Reply
+from tefusion.vlm import VLM, Reply, stacked
 
 LIGHT = 8.0  # its weight among the auxiliary losses; at 1 the motion of backgrounds is hardly ever learned
 
@@ -74,12 +74,13 @@ class VideoObjective(nn.Module):
             return Loss(nothing, nothing, nothing, nothing)
         targets = [target for target in batch.targets if target is not None]
         if not self.weight or len(targets) < len(batch.targets):
-            reply = self.vlm(batch.videos, batch.prompts, batch.answers)
+            reply = self.vlm(batch.videos, batch.prompts, batch.answers, batch.seconds)
             answer = tokens * reply.loss
             return Loss(answer, answer, answer.new_zeros(()), examples * first_tokens_right(reply))
         video = pixels(torch.stack([v for v in batch.videos if v is not None]).to(self.vlm.boi.device))
-        features = self.vlm.encoder.encode(video.to(self.vlm.boi))
-        embeds = self.vlm.encoder.project(features)
+        seconds = stacked(batch.seconds, video.device)
+        features = self.vlm.encoder.encode(video.to(self.vlm.boi), seconds)
+        embeds = self.vlm.encoder.project(features, seconds)
         reply = self.vlm.reply(list(embeds), batch.prompts, batch.answers)
         answer = tokens * reply.loss
         auxiliary = self.trajectories(embeds, torch.stack(targets)) + LIGHT * self.kept(features.float(), video)

@@ -4,6 +4,7 @@ A group of frames is one image block of GLM-4V-9B: boi, m embeds that share a po
 embeddings and never as text, so a question may contain any token's name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from tefusion.vision import VideoEncoder, pixels
 
+Seconds = Sequence[Float[Tensor, " _t"] | None] | None  # when the frames of each video are shown; None: unknown
 IGNORED = -100  # the label that the loss leaves out
 
 
@@ -41,6 +43,16 @@ class Spliced:
     positions: Int[Tensor, "b l"]
 
 
+def stacked(seconds: Seconds, device: torch.device) -> Float[Tensor, "b t"] | None:
+    """Those of videos of one length; None where they are unknown of all."""
+    known = [shown for shown in seconds or () if shown is not None]
+    if not known:
+        return None
+    if len(known) < len(seconds or ()):
+        raise ValueError("seconds must be known of all videos of a shape, or of none")
+    return torch.stack(known).to(device)
+
+
 class VLM(nn.Module):
     decoder: Any  # nn.Module does not know what every decoder of transformers can do
 
@@ -52,10 +64,15 @@ class VLM(nn.Module):
         self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
 
     def forward(
-        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], answers: list[str]
+        self,
+        videos: list[UInt8[Tensor, "_t _h _w 3"] | None],
+        prompts: list[str],
+        answers: list[str],
+        seconds: Seconds = None,
     ) -> Reply:
-        """`None` in place of a video asks from the text alone. Videos of one batch may differ in length and size."""
-        return self.reply(self.encode(videos), prompts, answers)
+        """`None` in place of a video asks from the text alone. Videos of one batch may differ in length and size;
+        `seconds` says of each when its frames are shown."""
+        return self.reply(self.encode(videos, seconds), prompts, answers)
 
     def reply(self, embeds: list[Float[Tensor, "_g _m e"] | None], prompts: list[str], answers: list[str]) -> Reply:
         ends = [[*self.ids(answer), self.tokenizer.eos_token_id] for answer in answers]
@@ -66,13 +83,17 @@ class VLM(nn.Module):
         return Reply(logits, torch.tensor(labels, device=logits.device), embeds)
 
     def likelihoods(
-        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], prompts: list[str], answers: list[str]
+        self,
+        videos: list[UInt8[Tensor, "_t _h _w 3"] | None],
+        prompts: list[str],
+        answers: list[str],
+        seconds: Seconds = None,
     ) -> Float[Tensor, "b answers"]:
         """Log-probability of each answer's first token after each prompt: one prefill a question."""
         firsts = [self.ids(answer)[0] for answer in answers]
         if len(set(firsts)) < len(firsts):
             raise ValueError(f"the tokenizer starts two of the answers {', '.join(answers)} with the same token")
-        logits = self.decode(self.splice(self.encode(videos), [self.ids(p) for p in prompts]), 1)[:, -1]
+        logits = self.decode(self.splice(self.encode(videos, seconds), [self.ids(p) for p in prompts]), 1)[:, -1]
         return logits.float().log_softmax(-1)[:, firsts]
 
     def generate(
@@ -80,10 +101,11 @@ class VLM(nn.Module):
         videos: list[UInt8[Tensor, "_t _h _w 3"] | None],
         prompts: list[str],
         max_new_tokens: int = 32,
+        seconds: Seconds = None,
         **settings: object,
     ) -> list[str]:
         """Replies as text; `settings` go to the decoder's own `generate`."""
-        spliced = self.splice(self.encode(videos), [self.ids(p) for p in prompts])
+        spliced = self.splice(self.encode(videos, seconds), [self.ids(p) for p in prompts])
         self.check_length(spliced.embeds.shape[1] + max_new_tokens)
         ids = self.decoder.generate(
             inputs_embeds=spliced.embeds,
@@ -102,7 +124,9 @@ class VLM(nn.Module):
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-    def encode(self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None]) -> list[Float[Tensor, "_g _m e"] | None]:
+    def encode(
+        self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], seconds: Seconds = None
+    ) -> list[Float[Tensor, "_g _m e"] | None]:
         """Videos of one shape go through the encoder together."""
         clips = {i: video for i, video in enumerate(videos) if video is not None}
         shapes: dict[tuple[int, ...], list[int]] = {}
@@ -111,7 +135,8 @@ class VLM(nn.Module):
         embeds: list[Tensor | None] = [None] * len(videos)
         for rows in shapes.values():
             stack = torch.stack([clips[i] for i in rows]).to(self.boi.device)
-            for i, embed in zip(rows, self.encoder(pixels(stack).to(self.boi.dtype)), strict=True):
+            shown = stacked(seconds and [seconds[i] for i in rows], stack.device)
+            for i, embed in zip(rows, self.encoder(pixels(stack).to(self.boi.dtype), shown), strict=True):
                 embeds[i] = embed
         return embeds
 
@@ -122,7 +147,7 @@ class VLM(nn.Module):
         text_embeds = self.decoder.get_input_embeddings()(ids)
         rows, positions = [], []
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
-            block, place = self.blocks(embed, text.dtype) if embed is not None else (text[:0], [])
+            block, place = blocks(embed.to(text.dtype), self.boi, self.eoi) if embed is not None else (text[:0], [])
             start = place[-1] + 1 if place else 0
             rows.append(torch.cat([block, text]))
             positions.append(place + list(range(start, start + len(text))))
@@ -133,16 +158,8 @@ class VLM(nn.Module):
             torch.tensor([[0] * (longest - len(place)) + place for place in positions], device=device),
         )
 
-    def blocks(self, embed: Float[Tensor, "g m e"], dtype: torch.dtype) -> tuple[Float[Tensor, "l e"], list[int]]:
-        g, m, _ = embed.shape
-        boi, eoi = repeat(self.boi, "1 e -> g 1 e", g=g), repeat(self.eoi, "1 e -> g 1 e", g=g)
-        block = rearrange(torch.cat([boi, embed, eoi], dim=1).to(dtype), "g m e -> (g m) e")
-        return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
-
     def check_length(self, length: int) -> None:
-        limit = getattr(self.decoder.config, "max_position_embeddings", None)
-        if limit and length > limit:
-            raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")
+        check_length(self.decoder.config, length)
 
     def decode(self, spliced: Spliced, keep: int) -> Float[Tensor, "b keep vocab"]:
         self.check_length(spliced.embeds.shape[1])
@@ -153,3 +170,20 @@ class VLM(nn.Module):
             logits_to_keep=keep,
             use_cache=False,
         ).logits
+
+
+def blocks(
+    embed: Float[Tensor, "g m e"], boi: Float[Tensor, "1 e"], eoi: Float[Tensor, "1 e"]
+) -> tuple[Float[Tensor, "l e"], list[int]]:
+    """A video as the decoder reads it: g blocks of boi, m embeds, eoi, and where each stands."""
+    g, m, _ = embed.shape
+    first, last = repeat(boi.to(embed), "1 e -> g 1 e", g=g), repeat(eoi.to(embed), "1 e -> g 1 e", g=g)
+    block = rearrange(torch.cat([first, embed, last], dim=1), "g m e -> (g m) e")
+    return block, [3 * i + p for i in range(g) for p in (0, *[1] * m, 2)]
+
+
+def check_length(config: Any, length: int) -> None:
+    """Raises ValueError where a decoder of this configuration has a shorter context."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and length > limit:
+        raise ValueError(f"{length} tokens are {length - limit} more than the decoder's context of {limit}")

@@ -36,43 +36,43 @@ class StridedPixels(Qwen2VL):
 
 
 class StridedGroups(PLLaVA):
-    def project(self, x, projector):
-        return super().project(rearrange(x, "b g k h w d -> b (k g) h w d").unflatten(1, x.shape[1:3]), projector)
+    def project(self, x, projector, clip):
+        return super().project(rearrange(x, "b g k h w d -> b (k g) h w d").unflatten(1, x.shape[1:3]), projector, clip)
 
 
 class LeakyGroups(TEFusion):
     """Attention over the whole clip."""
 
-    def encode(self, x, blocks):
+    def encode(self, x, blocks, clip):
         x = rearrange(x, "b (g k) n d -> b g k n d", k=self.k) + self.position
         return run_blocks(rearrange(x, "b g k n d -> b (g k) n d"), blocks, frames=x.shape[1] * self.k)
 
 
 class FirstFrameOnly(PLLaVA):
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(x[:, :, 0])
 
 
 class MeanOfVideos(PLLaVA):
     """The mean over the wrong axis: the batch."""
 
-    def project(self, x, projector):
-        y = super().project(x, projector)
+    def project(self, x, projector, clip):
+        y = super().project(x, projector, clip)
         return y + reduce(y, "b g h w e -> 1 g h w e", "mean")
 
 
 class MeanOfGroups(PLLaVA):
     """The mean over the wrong axis: k takes the place of g."""
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return reduce(projector(x), "b g k h w e -> b k h w e", "mean")
 
 
 class ColumnsOfRows(PLLaVA):
     """The mean over the wrong axis: the rows of a frame."""
 
-    def project(self, x, projector):
-        y = super().project(x, projector)
+    def project(self, x, projector, clip):
+        y = super().project(x, projector, clip)
         return repeat(reduce(y, "b g h w e -> b g w e", "mean"), "b g w e -> b g h w e", h=y.shape[3])
 
 
@@ -81,15 +81,15 @@ class ForgottenMerge(PLLaVA):
         super().__init__(k)
         self.widen = nn.Linear(width, embed_dim)
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return reduce(projector.glu(self.widen(x)), "b g k h w e -> b g h w e", "mean")
 
 
 class PaddedTokens(PLLaVA):
     """One more row and column than stated, as a padded convolution makes them."""
 
-    def project(self, x, projector):
-        return F.pad(super().project(x, projector), (0, 0, 0, 1, 0, 1))
+    def project(self, x, projector, clip):
+        return F.pad(super().project(x, projector, clip), (0, 0, 0, 1, 0, 1))
 
 
 class ChannelsFirst(Qwen2VL):
@@ -102,17 +102,17 @@ class ChannelsFirst(Qwen2VL):
 class WidthFirst(TEFusion):
     """(d k) where the widened weights expect (k d)."""
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(rearrange(x, "b g k h w d -> b g h w (d k)"))
 
 
 class WidthFirstMLP(Kangaroo):
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (d k)")))
 
 
 class SumOfFrames(PLLaVA):
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return reduce(projector(x), "b g k h w e -> b g h w e", "sum")
 
 
@@ -135,8 +135,8 @@ class AddsQuietly(PLLaVA):
         super().__init__(k)
         self.norm = nn.LayerNorm(embed_dim)
 
-    def project(self, x, projector):
-        return self.norm(super().project(x, projector))
+    def project(self, x, projector, clip):
+        return self.norm(super().project(x, projector, clip))
 
 
 class SaysAfter(TEFusion):
@@ -157,7 +157,7 @@ class PixelsInside(PLLaVA):
 class NoPositions(QFormer):
     """Temporal positions that are never added: order is lost."""
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         x = projector(x)
         keys = rearrange(x, "b g k h w e -> (b g) (k h w) e")
         queries = repeat(self.queries, "m e -> r m e", r=len(keys))
@@ -172,10 +172,10 @@ class MeanFusion(TEFusion):
     def __init__(self, k: int):
         Compressor.__init__(self, k)
 
-    def encode(self, x, blocks):
+    def encode(self, x, blocks, clip):
         return run_blocks(x, blocks, frames=self.k)
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(reduce(x, "b g k h w d -> b g h w d", "mean"))
 
 
@@ -184,7 +184,7 @@ class SeesQuietly(Kangaroo):
 
 
 class UnaddedPositions(TEFusion):
-    def encode(self, x, blocks):
+    def encode(self, x, blocks, clip):
         return run_blocks(x, blocks, frames=self.k)
 
 
@@ -205,14 +205,14 @@ class IdleBias(PLLaVA):
         super().__init__(k)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         y = projector(x)
         weights = torch.softmax(reduce(y, "b g k h w e -> b g k 1 1 1", "mean") + self.bias, dim=2)
         return (weights * y).sum(2)
 
 
 class Detached(Kangaroo):
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (k d)").detach()))
 
 
@@ -223,21 +223,21 @@ class Renamed(Kangaroo):
         super().__init__(k, width)
         self.mixer = self._modules.pop("mlp")
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(self.mixer(x.movedim(2, -2).flatten(-2)))
 
 
 class SameMean(PLLaVA):
     """PLLaVA written another way."""
 
-    def project(self, x, projector):
+    def project(self, x, projector, clip):
         return projector(x).sum(2) / self.k
 
 
 class Forgetful(TEFusion):
     """Group attention held outside the blocks: it is gone when the backward pass runs them again."""
 
-    def encode(self, x, blocks):
+    def encode(self, x, blocks, clip):
         x = rearrange(x, "b (g k) n d -> b g k n d", k=self.k) + self.position
         x = rearrange(x, "b g k n d -> b (g k) n d")
         hooks = [block.register_forward_pre_hook(self.regroup) for block in blocks]
@@ -255,13 +255,13 @@ class Forgetful(TEFusion):
 
 
 class SinglePrecision(PLLaVA):
-    def project(self, x, projector):
-        return super().project(x, projector).float()
+    def project(self, x, projector, clip):
+        return super().project(x, projector, clip).float()
 
 
 class GraphBreak(PLLaVA):
-    def project(self, x, projector):
-        y = super().project(x, projector)
+    def project(self, x, projector, clip):
+        y = super().project(x, projector, clip)
         return y if y.sum().item() < 1e9 else -y
 
 

@@ -13,7 +13,7 @@ import torch
 from broken import BROKEN, COPIES
 from contract import Create, check_distinct, refusal, video
 
-from tefusion.compressors import COMPRESSORS, create_compressor
+from tefusion.compressors import COMPRESSORS, Clip, create_compressor
 from tefusion.vision import VideoEncoder
 
 CHECKS = [
@@ -128,4 +128,4 @@ def test_what_cannot_be_built_is_refused_in_a_line(call, said):
 def test_frames_that_nothing_reads_out_are_refused():
     encoder = Create("none")(1)
     with pytest.raises(ValueError, match="2 frames are left in a group"):
-        encoder.compressor.project(torch.zeros(1, 1, 2, 4, 4, 32), encoder.projector)
+        encoder.compressor.project(torch.zeros(1, 1, 2, 4, 4, 32), encoder.projector, Clip(4, 4, torch.zeros(1, 2)))

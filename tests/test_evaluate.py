@@ -32,8 +32,8 @@ class Oracle:
     def __init__(self, letters):
         self.letters, self.seen = iter(letters), []
 
-    def likelihoods(self, videos, prompts, answers):
-        self.seen += zip(videos, prompts, strict=True)
+    def likelihoods(self, videos, prompts, answers, seconds):
+        self.seen += zip(videos, prompts, seconds, strict=True)
         told = [ord(next(self.letters)) for _ in prompts]
         return torch.tensor([[-float(abs(ord(answer) - letter)) for answer in answers] for letter in told])
 
@@ -45,9 +45,10 @@ def test_a_model_that_knows_is_all_right_whatever_the_batch(questions, read):
         assert [answer.uid for answer in answers] == [question.uid for question in questions]
         assert all(answer.correct for answer in answers)
         assert videos == {"unreadable": 0, "unreadable_videos": [], "repeated": 0}
-    video, asked = oracle.seen[3]
+    video, asked, seconds = oracle.seen[3]
     assert asked == prompt(questions[3])
     assert torch.equal(video, torch.from_numpy(read(questions[3]).frames))
+    assert seconds.tolist() == pytest.approx(read(questions[3]).seconds)
 
 
 def test_who_watches_hears_of_every_batch(questions, read):
@@ -95,7 +96,7 @@ def test_repeated_frames_are_counted(questions, home):
 def test_text_alone_shows_no_video(questions):
     oracle = Oracle("AAA")
     answer_questions(oracle, questions[:3], None, 2)
-    assert [video for video, _ in oracle.seen] == [None] * 3
+    assert [video for video, *_ in oracle.seen] == [None] * 3
 
 
 def test_a_secret_answer_cannot_be_scored(questions, read):

@@ -74,6 +74,12 @@ def test_a_run_at_lower_resolution_turns_square_clips_and_shrinks_them_afterward
     assert {tuple(examples[epoch, 0].video.shape) for epoch in range(8)} == {(16, 32, 16, 3)}
 
 
+def test_an_example_knows_when_its_frames_are_shown(split, read):
+    example = Examples(split, read, (32, 32), seed=0, turned=True)[0, 3]
+    assert example.seconds.tolist() == pytest.approx(read(split.questions[3]).seconds)
+    assert collate([example]).seconds == [example.seconds]
+
+
 def test_text_alone_reads_no_video(split):
     example = Examples(split, None, (32, 32), seed=0, turned=True)[0, 3]
     assert (example.video, example.targets) == (None, None)

@@ -11,6 +11,7 @@ from standin import stand_in
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from tefusion.compressors.base import Clip
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.encoders.vit import ViTBlock
 from tefusion.kernels import ATTENTION_BACKENDS, backends, group_attention, reference, trial
@@ -282,6 +283,7 @@ def test_attention_reads_the_projections_output_where_it_is(triton_on_cpu, monke
     """No copy of q, k or v in a tower's attention over k frames."""
     monkeypatch.setenv("TEFUSION_ATTENTION", backend)
     method, x = TEFusion(k=4, width=48), torch.randn(1, 8, 17, 48)
+    clip = Clip(4, 4, torch.zeros(1, 8))
     seen = []
     blocks = torch.nn.ModuleList([ViTBlock(48, 3, 64, 1e-6)])
     if backend == "triton":  # by construction: the kernel gets the projection's memory itself
@@ -289,11 +291,11 @@ def test_attention_reads_the_projections_output_where_it_is(triton_on_cpu, monke
         blocks[0].attention.qkv.register_forward_hook(lambda *a: outputs.append(a[2].data_ptr()))
         inside = type("K", (), {"forward": lambda qkv, *a: seen.append(qkv.data_ptr()) or right.forward(qkv, *a)})
         monkeypatch.setattr(backends.attention_op, "kernels", lambda: inside)
-        method.encode(x, blocks)
+        method.encode(x, blocks, clip)
         assert seen == outputs
         assert len(seen) == 1
     else:
-        assert copied(lambda: method.encode(x, blocks), 8 * 17 * 48) == []
+        assert copied(lambda: method.encode(x, blocks, clip), 8 * 17 * 48) == []
         spoiled = torch.randn(2, 68, 3, 3, 16)
         assert copied(lambda: group_attention(spoiled.clone()), 8 * 17 * 48) == ["aten::clone", "aten::copy_"]
 

@@ -7,9 +7,9 @@ from contract import SIZES, TINY, Create, perturb, video
 from einops import rearrange, repeat
 
 import tefusion
-from tefusion.compressors import COMPRESSORS
+from tefusion.compressors import COMPRESSORS, Compressor
 from tefusion.encoders.patchify import resample_positions
-from tefusion.vision import MEAN, STD, create_video_encoder, pixels
+from tefusion.vision import MEAN, STD, clip_of, create_video_encoder, pixels
 
 
 def glm4v(weights, x, heads, frames=1, grid=(4, 4)):
@@ -63,7 +63,7 @@ def test_te_fusion_is_glm4v_over_rows_of_k_frames():
 @torch.no_grad()
 def test_te_fusions_position_is_added_to_every_token_of_its_frame():
     encoder, x = Create("te_fusion").perturbed(4), torch.randn(1, 8, 5, TINY["width"])
-    seen = encoder.compressor.encode(x, torch.nn.ModuleList())
+    seen = encoder.compressor.encode(x, torch.nn.ModuleList(), clip_of(x, 8, (2, 2), None))
     assert torch.equal(seen - x, (x + repeat(encoder.compressor.position, "k 1 d -> 1 (g k) n d", g=2, n=5)) - x)
 
 
@@ -82,13 +82,14 @@ def test_qwen2_vl_is_a_convolution_in_space_and_time(k):
 @torch.no_grad()
 def test_the_methods_after_the_encoder_are_their_formulas():
     x = torch.randn(2, 3, 4, 5, 4, TINY["width"])
+    clip = clip_of(x, 12, (5, 4), None)
     pllava, kangaroo = (Create(name).perturbed(4) for name in ("pllava", "kangaroo"))
     frames = torch.stack([pllava.projector(x[:, :, i]) for i in range(4)])
-    assert torch.allclose(pllava.compressor.project(x, pllava.projector), frames.mean(0), atol=1e-5)
+    assert torch.allclose(pllava.compressor.project(x, pllava.projector, clip), frames.mean(0), atol=1e-5)
     first, _, second = kangaroo.compressor.mlp
     side_by_side = torch.cat([x[:, :, i] for i in range(4)], dim=-1)
     expected = kangaroo.projector(second(F.gelu(first(side_by_side))))
-    assert torch.allclose(kangaroo.compressor.project(x, kangaroo.projector), expected, atol=1e-5)
+    assert torch.allclose(kangaroo.compressor.project(x, kangaroo.projector, clip), expected, atol=1e-5)
 
 
 @torch.no_grad()
@@ -177,3 +178,41 @@ def test_the_public_names():
     assert tefusion.create_video_encoder is create_video_encoder
     with pytest.raises(AttributeError, match="no attribute 'create_encoder'"):
         tefusion.create_encoder  # noqa: B018
+
+
+class Told(Compressor):
+    """Keeps what it was told of the clips."""
+
+    source, stage = "nowhere", "after"
+
+    def __init__(self, k: int):
+        super().__init__(k)
+        self.told = []
+
+    def encode(self, x, blocks, clip):
+        self.told.append(clip)
+        return super().encode(x, blocks, clip)
+
+    def project(self, x, projector, clip):
+        self.told.append(clip)
+        return super().project(x, projector, clip)
+
+
+@torch.no_grad()
+def test_a_method_is_told_the_grid_and_when_each_frame_is_shown(monkeypatch):
+    monkeypatch.setitem(COMPRESSORS, "told", Told)
+    encoder = create_video_encoder("tiny", "told", 1)
+    encoder(video(3, (40, 24), batch=2), seconds := torch.rand(2, 3))
+    encoder(video(3, (40, 24), batch=2))
+    for clip, expected in zip(
+        encoder.compressor.told, [seconds, seconds, *[torch.tensor([[0.0, 1, 2]] * 2)] * 2], strict=True
+    ):
+        assert (clip.height, clip.width) == (5, 3)
+        assert torch.equal(clip.seconds, expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_seconds_of_other_frames_are_refused():
+    encoder = create_video_encoder("tiny")
+    with pytest.raises(ValueError, match=r"seconds \(2, 4\) are not those of 2 videos of 3 frames"):
+        encoder(video(3, batch=2), torch.rand(2, 4))

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tefusion.decoder import DECODERS, create_decoder, decoder_config
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.vision import create_video_encoder
-from tefusion.vlm import IGNORED, VLM
+from tefusion.vlm import IGNORED, VLM, blocks
 
 SENTENCES = ["Which way does the red square move?", "left", "right", "Only reply with the best option."]
 MEDIA = ["<pad>", "<eos>", "<|begin_of_image|>", "<|endoftext|>", "<image>", "<|video|>", "<s>"]
@@ -63,6 +63,20 @@ def test_videos_of_one_shape_are_encoded_together(vlm, videos):
     assert [None if e is None else e.shape[0] for e in embeds] == [2, None, 1, 2]
 
 
+def test_each_video_is_shown_at_its_own_seconds(vlm, videos):
+    seen = []
+    hook = vlm.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    first, second, third = torch.rand(4), torch.rand(2), torch.rand(4)
+    vlm.encode([videos[0], None, videos[1], videos[2]], [first, None, second, third])
+    vlm.encode([videos[0]])
+    hook.remove()
+    assert torch.equal(seen[0], torch.stack([first, third]))
+    assert torch.equal(seen[1], second[None])
+    assert seen[2] is None
+    with pytest.raises(ValueError, match="known of all videos"):
+        vlm.encode([videos[0], videos[2]], [first, None])
+
+
 @torch.no_grad()
 def test_the_video_is_seen(vlm, videos):
     here, there = (vlm([clip], ["Which way?"], ["A"]).logits for clip in (videos[0], videos[2]))
@@ -107,7 +121,7 @@ def test_positions_are_those_of_glm4v(vlm, videos):
 
 def test_a_block_is_boi_embeds_eoi(vlm, videos):
     (embeds,) = vlm.encode(videos[:1])
-    block, _ = vlm.blocks(embeds, torch.float32)
+    block, _ = blocks(embeds, vlm.boi, vlm.eoi)
     first, second = block.unflatten(0, (2, 6))
     for group, part in zip(embeds, (first, second), strict=True):
         assert torch.equal(part[:1], vlm.boi)

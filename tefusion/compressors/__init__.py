@@ -3,12 +3,16 @@
 import inspect
 
 from tefusion.choices import nearest
-from tefusion.compressors.base import Baseline, Compressor
+from tefusion.compressors.base import Baseline, Clip, Compressor
 from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.region import Region
 from tefusion.compressors.te_fusion import TEFusion
+from tefusion.compressors.tome_clip import ToMeClip
+from tefusion.compressors.tpool import TPool
+from tefusion.compressors.wap import WAP
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "none": Baseline,
@@ -17,6 +21,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "kangaroo": Kangaroo,
     "pllava": PLLaVA,
     "qformer": QFormer,
+    "tpool": TPool,
+    "wap": WAP,
+    "region": Region,
+    "tome_clip": ToMeClip,
 }
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
@@ -66,4 +74,4 @@ def check_k(name: str, k: object) -> None:
         raise ValueError(f"{name}: k must be one of {said}, got {k!r}")
 
 
-__all__ = ["COMPRESSORS", "Compressor", "check_k", "create_compressor", "options_of"]
+__all__ = ["COMPRESSORS", "Clip", "Compressor", "check_k", "create_compressor", "options_of"]

@@ -1,6 +1,7 @@
 """none: each frame alone (MotionBench, 2501.02955, the baseline). Three hooks, each the identity."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import ClassVar
 
 from einops import rearrange
@@ -17,6 +18,16 @@ def run_blocks(x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, frames: int =
     for block in blocks:
         x = block(x)
     return rearrange(x, "(b g) j n d -> b (g j) n d", b=batch)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What tokens alone do not tell of the videos: patches down and across a frame, and when each of the t frames is
+    shown, in seconds from any moment."""
+
+    height: int
+    width: int
+    seconds: Float[Tensor, "b t"]
 
 
 class Compressor(nn.Module):
@@ -45,10 +56,12 @@ class Compressor(nn.Module):
     def pixels(self, video: Float[Tensor, "b t c height width"]) -> Float[Tensor, "b s c2 height width"]:
         return video
 
-    def encode(self, x: Float[Tensor, "b s n d"], blocks: nn.ModuleList) -> Float[Tensor, "b s n d"]:
+    def encode(self, x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, clip: Clip) -> Float[Tensor, "b s2 n d"]:
         return run_blocks(x, blocks)
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         if x.shape[2] != 1:
             raise ValueError(f"{x.shape[2]} frames are left in a group, and nothing reads them out: override `project`")
         return projector(x).squeeze(2)

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tefusion.compressors.base import Compressor
+from tefusion.compressors.base import Clip, Compressor
 from tefusion.encoders.inflate import inflate
 from tefusion.kernels import Linear
 
@@ -29,7 +29,9 @@ class Kangaroo(Compressor):
         if init == "image":
             start_as_mean(first, second, k)
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         return projector(self.mlp(rearrange(x, "b g k h w d -> b g h w (k d)")))
 
 

@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tefusion.compressors.base import Compressor
+from tefusion.compressors.base import Clip, Compressor
 from tefusion.kernels import Linear
 
 
@@ -59,7 +59,9 @@ class QFormer(Compressor):
         heads = max(1, embed_dim // 64)
         self.layers = nn.ModuleList(QFormerLayer(embed_dim, heads) for _ in range(layers))
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         x = projector(x)
         if x.shape[3:5] != self.merged:
             here, made = "x".join(map(str, x.shape[3:5])), "x".join(map(str, self.merged))

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tefusion.compressors.base import Compressor, run_blocks
+from tefusion.compressors.base import Clip, Compressor, run_blocks
 
 
 class TEFusion(Compressor):
@@ -23,9 +23,11 @@ class TEFusion(Compressor):
         self.out_frames = k
         self.position = nn.Parameter(position_std * torch.randn(k, 1, width))
 
-    def encode(self, x: Float[Tensor, "b s n d"], blocks: nn.ModuleList) -> Float[Tensor, "b s n d"]:
+    def encode(self, x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, clip: Clip) -> Float[Tensor, "b s n d"]:
         x = rearrange(x, "b (g k) n d -> b g k n d", k=self.k) + self.position
         return run_blocks(rearrange(x, "b g k n d -> b (g k) n d"), blocks, frames=self.k)
 
-    def project(self, x: Float[Tensor, "b g j h w d"], projector: nn.Module) -> Float[Tensor, "b g h2 w2 e"]:
+    def project(
+        self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
+    ) -> Float[Tensor, "b g h2 w2 e"]:
         return projector(rearrange(x, "b g k h w d -> b g h w (k d)"))

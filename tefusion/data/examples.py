@@ -40,6 +40,7 @@ class Batch:
     prompts: list[str]
     answers: list[str]
     targets: list[Float[Tensor, "_t channels"] | None]
+    seconds: list[Float[Tensor, " _t"] | None]  # when the frames of each are shown
     keys: list[Key]
     unread: list[Unread]
 
@@ -51,6 +52,7 @@ class Example:
     prompt: str
     answer: str
     targets: Float[Tensor, "t channels"] | None
+    seconds: Float[Tensor, " t"] | None
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Examples(Dataset):
         epoch, place = key
         question = self.split.questions[place]
         if self.read is None:
-            return Example(key, None, prompt(question), str(question.answer), None)
+            return Example(key, None, prompt(question), str(question.answer), None, None)
         try:
             decoded = self.read(question)
         except VideoError as error:
@@ -88,14 +90,15 @@ class Examples(Dataset):
         video = torch.from_numpy(frames)
         if video.shape[1:3] != self.size:
             video = resize(video, self.size)
-        return Example(key, video, prompt(question), str(question.answer), targets)
+        return Example(key, video, prompt(question), str(question.answer), targets, torch.tensor(decoded.seconds))
 
 
 def collate(examples: Sequence[Example | Unread]) -> Batch:
     kept = [example for example in examples if isinstance(example, Example)]
     unread = [example for example in examples if isinstance(example, Unread)]
     videos, prompts, answers = [e.video for e in kept], [e.prompt for e in kept], [e.answer for e in kept]
-    return Batch(videos, prompts, answers, [e.targets for e in kept], [e.key for e in examples], unread)
+    targets, seconds = [e.targets for e in kept], [e.seconds for e in kept]
+    return Batch(videos, prompts, answers, targets, seconds, [e.key for e in examples], unread)
 
 
 def within_budget(batches: Iterable[Batch], examples: int, unread: set[str]) -> Iterator[Batch]:

@@ -94,11 +94,12 @@ class TimmViT(Tower):
         self.norm = vit.norm
 
 
-def create_vit(name: str) -> VisionTransformer:
-    """timm's model of this name with fresh weights. Raises ValueError where it cannot be a tower."""
+def create_vit(name: str, **sizes: Any) -> VisionTransformer:
+    """timm's model of this name with fresh weights; `sizes` replace its own. Raises ValueError where it cannot be a
+    tower."""
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models(['vit_*', 'deit*']))}")
-    model = timm.create_model(name, pretrained=False, num_classes=0)
+    model = timm.create_model(name, pretrained=False, num_classes=0, **sizes)
     if isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed and model.pos_embed is not None:
         return model
     made_of = f"{type(model).__name__} with {type(getattr(model, 'patch_embed', None)).__name__}"
@@ -127,4 +128,19 @@ def timm_config(name: str) -> VisionConfig:
 
 
 def timm_tower(name: str) -> Callable[[VisionConfig, int], Tower]:
-    return lambda _, frames: TimmViT(create_vit(name), frames)
+    """Builds the timm model `name`, at the sizes of the configuration where they differ from its own."""
+
+    def build(config: VisionConfig, frames: int) -> Tower:
+        return TimmViT(create_vit(name, **resized(timm_config(name), config)), frames)
+
+    return build
+
+
+def resized(own: VisionConfig, config: VisionConfig) -> dict[str, Any]:
+    """timm's words for the sizes in which `config` differs from the model's own."""
+    words = {"image_size": "img_size", "patch_size": "patch_size", "width": "embed_dim", "depth": "depth"}
+    words |= {"heads": "num_heads"}
+    sizes = {word: getattr(config, name) for name, word in words.items() if getattr(config, name) != getattr(own, name)}
+    if config.mlp * own.width != own.mlp * config.width:
+        sizes["mlp_ratio"] = config.mlp / config.width
+    return sizes
