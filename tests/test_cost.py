@@ -50,11 +50,31 @@ def test_text_alone_costs_no_encoder():
     assert 0 < cost["prefill_flops"] < count(TINY)["prefill_flops"]
 
 
-@pytest.mark.parametrize(("k", "factor"), [(4, 1.040), (16, 1.201)])
-def test_te_fusions_encoder_at_glm4vs_size_costs_what_the_closed_form_says(k, factor):
+@pytest.fixture(scope="module")
+def glm4v():
+    """An encoder's FLOPs at GLM-4V's size, over the plain encoder's: counted, not run."""
     plain = Run(compressor="none", k=1, n_input=16, size="224", encoder="glm4v-9b", decoder="tiny")
-    fused = replace(plain, compressor="te_fusion", k=k)
-    assert count(fused)["encoder_flops"] / count(plain)["encoder_flops"] == pytest.approx(factor, abs=6e-4)
+    alone = count(plain)["encoder_flops"]
+    return lambda compressor, k: count(replace(plain, compressor=compressor, k=k))["encoder_flops"] / alone
+
+
+@pytest.mark.parametrize(("k", "factor"), [(4, 1.040), (16, 1.201)])
+def test_te_fusions_encoder_at_glm4vs_size_costs_what_the_closed_form_says(glm4v, k, factor):
+    assert glm4v("te_fusion", k) == pytest.approx(factor, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "k", "least", "most"),
+    [
+        ("te_interleave", 4, 1.009, 1.012),  # every 4th block
+        ("te_interleave", 16, 1.045, 1.051),
+        ("te_shift", 4, 1.035, 1.040),  # the half groups at both ends are cheaper
+        ("te_pyramid", 4, 0.5, 0.52),  # merges at a quarter and a half of the depth
+        ("image_grid", 4, 0.249, 0.251),
+    ],
+)
+def test_the_encoder_at_glm4vs_size_costs(glm4v, compressor, k, least, most):
+    assert least <= glm4v(compressor, k) <= most
 
 
 def test_a_decoder_in_a_folder_is_counted_without_its_weights(tmp_path):

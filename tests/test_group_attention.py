@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from tiny_towers import TINY, Tiny
+from tiny_vlms import TINY_VLMS
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -268,3 +269,17 @@ def test_compiled(name):
         expected = ordered(name, tiny, frames)
         compiled = Tiny(torch.compile(tiny.tower, backend="eager"), tiny.inputs, tiny.frame, tiny.tokens)
         close(ordered(name, compiled, frames), expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["LLaVA-OneVision", "Qwen2.5-VL", "GLM-4.1V"])
+def test_inside_generate_videos_are_grouped_and_images_are_not(name):
+    tiny = TINY_VLMS[name]()
+    batch, image = tiny.batch([[4], [4]]), tiny.batch([], image=True)
+    settings = {"max_new_tokens": 3, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    before, alone = tiny.model.generate(**batch, **settings), tiny.model.generate(**image, **settings)
+    with group_attention_(tiny.model, 2):
+        assert not torch.equal(before.scores[0], tiny.model.generate(**batch, **settings).scores[0])
+        assert torch.equal(alone.scores[0], tiny.model.generate(**image, **settings).scores[0])
+        with pytest.raises(ValueError, match=r"3 .* (do|does) not divide into groups of k = 2"):
+            tiny.model(**tiny.batch([[3]]))
+    assert torch.equal(before.scores[0], tiny.model.generate(**batch, **settings).scores[0])

@@ -4,12 +4,16 @@ import inspect
 
 from tefusion.choices import nearest
 from tefusion.compressors.base import Baseline, Clip, Compressor
+from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
 from tefusion.compressors.region import Region
 from tefusion.compressors.te_fusion import TEFusion
+from tefusion.compressors.te_interleave import TEInterleave
+from tefusion.compressors.te_pyramid import TEPyramid
+from tefusion.compressors.te_shift import TEShift
 from tefusion.compressors.tome_clip import ToMeClip
 from tefusion.compressors.tpool import TPool
 from tefusion.compressors.wap import WAP
@@ -21,6 +25,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "kangaroo": Kangaroo,
     "pllava": PLLaVA,
     "qformer": QFormer,
+    "image_grid": ImageGrid,
+    "te_interleave": TEInterleave,
+    "te_shift": TEShift,
+    "te_pyramid": TEPyramid,
     "tpool": TPool,
     "wap": WAP,
     "region": Region,
