@@ -52,7 +52,8 @@ def method_order(row: Mapping) -> tuple:
     """Sorts the baseline first, then the paper's methods, then others by name; controls last."""
     control = [CONTROLS.index(part) if part in CONTROLS else len(CONTROLS) for part in parts(row)]
     name = row["compressor"]
-    place = METHODS.index(name) if name in METHODS else len(METHODS)
+    method = name.partition(":")[0]  # its options stand behind it
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
     return (min(control, default=-1), row.get("n_input", 0), place, name, row["k"], row.get("l_decoder", 0))
 
 

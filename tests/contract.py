@@ -6,7 +6,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from tefusion.compressors import COMPRESSORS, create_compressor
+from tefusion.compressors import create_compressor, method_of
 from tefusion.compressors.base import run_blocks
 from tefusion.encoders import VisionConfig
 from tefusion.vision import VideoEncoder, assemble, clip_of, method_for
@@ -32,7 +32,7 @@ class Create:
     """`create(k)` is a fresh encoder around the method of this name; one seed, so towers agree between methods."""
 
     def __init__(self, name: str, encoder: type[VideoEncoder] = VideoEncoder):
-        self.name, self.encoder, self.method = name, encoder, COMPRESSORS[name]
+        self.name, self.encoder, self.method = name, encoder, method_of(name)
 
     def ks(self, *among: int) -> list[int]:
         return [k for k in among or KS if k in self.method.valid_k]
