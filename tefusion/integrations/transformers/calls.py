@@ -1,8 +1,9 @@
 """How many frames share attention in the call that is running."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,24 +37,39 @@ def take_images_alone(model: nn.Module, calls: Calls) -> list[Callable[[], None]
     owner: Any = next((part for part in model.modules() if has_both(part)), None)
     if owner is None:
         return []
-    # a model's own method may serve its videos too: whoever was asked first decides
     images, videos = owner.get_image_features, owner.get_video_features
-
-    @wraps(images)
-    def image_features(*args: Any, **kwargs: Any) -> Any:
-        with calls.of(calls.frames if calls.now is not None else 1):
-            return images(*args, **kwargs)
-
-    @wraps(videos)
-    def video_features(*args: Any, **kwargs: Any) -> Any:
-        check_videos(calls.k, args[0] if args else kwargs.get("pixel_values_videos"), kwargs.get("video_grid_thw"))
-        with calls.of(calls.k):
-            return videos(*args, **kwargs)
-
     return [
-        replace_attribute(owner, "get_image_features", image_features),
-        replace_attribute(owner, "get_video_features", video_features),
+        replace_attribute(owner, "get_image_features", ImageFeatures(images, calls)),
+        replace_attribute(owner, "get_video_features", VideoFeatures(videos, calls)),
     ]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A model's own method, within a call of ours. `generate` reads its signature."""
+
+    method: Callable[..., Any]
+    calls: Calls
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.method)
+
+
+class ImageFeatures(Features):
+    """A model's own method may serve its videos too: whoever was asked first decides."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.calls.of(1 if self.calls.now is None else self.calls.now):
+            return self.method(*args, **kwargs)
+
+
+class VideoFeatures(Features):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        grid = args[1] if len(args) > 1 else kwargs.get("video_grid_thw")
+        check_videos(self.calls.k, args[0] if args else kwargs.get("pixel_values_videos"), grid)
+        with self.calls.of(self.calls.k):
+            return self.method(*args, **kwargs)
 
 
 def check_videos(k: int, pixels: Tensor | None, grid: Tensor | None) -> None:

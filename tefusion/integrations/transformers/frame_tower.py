@@ -76,8 +76,9 @@ class EnterAfter:
         return grouped(output, self.calls.frames)
 
 
-def frame_by_frame(x: Tensor) -> Tensor:
-    return x.flatten(0, 1) if x.ndim == 4 else x
+def frame_by_frame(x: Tensor | None) -> Tensor | None:
+    """A layer's states that nobody reads may be None."""
+    return x.flatten(0, 1) if x is not None and x.ndim == 4 else x
 
 
 def leave_before(module: nn.Module, args: tuple) -> tuple:
@@ -102,7 +103,7 @@ def leave_tower(module: nn.Module, args: tuple, output: Any) -> Any:
     return output
 
 
-def each(states: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+def each(states: Any) -> Any:
     return tuple(map(frame_by_frame, states)) if isinstance(states, tuple) else frame_by_frame(states)
 
 
