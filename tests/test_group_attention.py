@@ -283,3 +283,23 @@ def test_inside_generate_videos_are_grouped_and_images_are_not(name):
         with pytest.raises(ValueError, match=r"3 .* (do|does) not divide into groups of k = 2"):
             tiny.model(**tiny.batch([[3]]))
     assert torch.equal(before.scores[0], tiny.model.generate(**batch, **settings).scores[0])
+
+
+@pytest.mark.parametrize("name", ["SigLIP", "Qwen3-VL", "timm EVA"])
+def test_inside_ddp(name, tmp_path):
+    tiny = of(name)
+    frames = tiny.random(4)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with group_attention_(tiny.tower, 2):
+            expected = ordered(name, tiny, frames)
+            gradients_expected = gradients(tiny.tower, expected)
+            wrapped = nn.parallel.DistributedDataParallel(tiny.tower, find_unused_parameters=True)
+            found = ordered(name, Tiny(wrapped, tiny.inputs, tiny.frame, tiny.tokens), frames)
+            found.square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(found, expected)
+    found = [p.grad for p in tiny.tower.parameters() if p.grad is not None and p.grad.any()]
+    for a, b in zip(found, [g for g in gradients_expected if g.any()], strict=True):
+        close(a, b, 1e-9)

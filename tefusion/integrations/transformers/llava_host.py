@@ -117,10 +117,11 @@ class LlavaOnevisionHost(LlavaHost):
 
     def answer(self, embeds: list[Tensor]) -> Any:
         newline = self.owner.image_newline[None]
-        parts = [part for video in embeds for part in (video, newline.to(video))]
-        if not self.ends_videos:
-            parts.pop()  # the model's forward adds the last itself
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(parts)[None])
+        ended = [torch.cat([video, newline.to(video)]) for video in embeds]
+        if len({len(video) for video in embeds}) == 1:
+            return BaseModelOutputWithPooling(pooler_output=torch.stack(ended if self.ends_videos else embeds))
+        one = torch.cat(ended)[None]
+        return BaseModelOutputWithPooling(pooler_output=one if self.ends_videos else one[:, :-1])
 
     @property
     def ends_videos(self) -> bool:
@@ -142,5 +143,5 @@ class LlavaNextVideoHost(LlavaHost):
         return x.unflatten(1, self.merged((self.side, self.side))).unflatten(0, lead)
 
     def answer(self, embeds: list[Tensor]) -> Any:
-        videos: Any = [video[None] for video in embeds]
+        videos: Any = list(embeds)
         return BaseModelOutputWithPooling(pooler_output=videos)
