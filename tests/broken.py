@@ -175,6 +175,8 @@ class NoPositions(QFormer):
 class MeanFusion(TEFusion):
     """Group attention without positions and a mean: blind to order, and says that it sees it."""
 
+    order_sensitive = True
+
     def __init__(self, k: int):
         Compressor.__init__(self, k)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tefusion.cells import Cell, check, plan
-from tefusion.compressors import create_compressor, one_spelling
+from tefusion.compare import of_method
+from tefusion.compressors import COMPRESSORS, create_compressor, one_spelling
+from tefusion.compressors.options import WRITTEN, defaults
 from tefusion.config import Run
 from tefusion.train import create_vlm
 from tefusion.vision import create_video_encoder
@@ -77,3 +79,16 @@ def test_others_work_in_any_tower(word):
     with torch.device("meta"):
         encoder = create_video_encoder("timm:vit_tiny_patch16_224", word, 2)
         assert encoder(torch.empty(1, 4, 3, 32, 32)).shape[:3] == (1, 2, 1)
+
+
+def test_a_method_with_options_can_be_named_to_compare():
+    row = {"compressor": "te_fusion:readout=mean", "k": 4, "n_input": 16, "control": ""}
+    plain = row | {"compressor": "te_fusion"}
+    assert of_method("te_fusion:readout=mean:4", [row, plain]) == [row]
+    assert of_method("te_fusion:readout=mean:4:16", [row, plain]) == [row]
+    assert of_method("te_fusion:4", [row, plain]) == [plain]
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_every_option_can_be_written(name):
+    assert {type(value) for value in defaults(COMPRESSORS[name]).values()} <= set(WRITTEN)
