@@ -139,7 +139,7 @@ class Qwen3VLHost(Qwen2VLHost):
 
     def __init__(self, owner: Any):
         super().__init__(owner)
-        self.early: list[list[Tensor]] = []  # of each video, of each block that is read
+        self.early: list[list[list[Tensor]]] = []  # of each video, of each block that is read, in the order of time
 
     @property
     def first_map(self) -> Any:
@@ -165,10 +165,10 @@ class Qwen3VLHost(Qwen2VLHost):
         return tokens + places.to(tokens.dtype)
 
     def blocks(self, grid: tuple[int, int]) -> nn.ModuleList:
-        self.early.append([])
         blocks = super().blocks(grid)
-        for index in self.tower.deepstack_visual_indexes:
-            blocks[index].register_forward_hook(lambda module, args, out: self.early[-1].append(out))
+        self.early.append([[] for _ in self.tower.deepstack_visual_indexes])
+        for states, index in zip(self.early[-1], self.tower.deepstack_visual_indexes, strict=True):
+            blocks[index].register_forward_hook(lambda module, args, out, to=states: to.append(out.flatten(0, 1)))
         return blocks
 
     def answer(self, embeds: list[Tensor]) -> Any:
@@ -177,12 +177,12 @@ class Qwen3VLHost(Qwen2VLHost):
         split = mentions(type(self.owner).get_image_features, "deepstack_features")  # since 5.24 for each video
         for at, merger in enumerate(self.tower.deepstack_merger_list):
             pairs = zip(self.early, embeds, strict=True)
-            parts = tuple(self.early_tokens(states[at], merger, len(embed)) for states, embed in pairs)
+            parts = tuple(self.early_tokens(torch.cat(states[at]), merger, len(embed)) for states, embed in pairs)
             early.append(parts if split else torch.cat(parts))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=videos, deepstack_features=early)
 
     def early_tokens(self, states: Tensor, merger: nn.Module, tokens: int) -> Tensor:
-        """(rows, frames, n, d) of one block -> as many tokens as the video has in the decoder"""
-        merged = merger(states.flatten(0, 2))
-        per_step = states.shape[2] // 4
+        """(frames, n, d) of one block -> as many tokens as the video has in the decoder"""
+        merged = merger(states.flatten(0, 1))
+        per_step = states.shape[1] // 4
         return rearrange(merged, "(g j m) e -> g j m e", g=tokens // per_step, m=per_step).mean(1).flatten(0, 1)
