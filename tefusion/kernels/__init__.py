@@ -7,11 +7,25 @@ from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from tefusion.kernels import backends, cpu_linear, layer_norm_op, reference
+from tefusion.kernels.rotary import rotate
 from tefusion.kernels.varlen import check_packed
 
 ATTENTION_BACKENDS = ("auto", *backends.BACKENDS)
 LINEAR_BACKENDS = ("auto", "torch", "onednn")
 NORM_BACKENDS = ("auto", "torch", "triton")
+
+
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "LINEAR_BACKENDS",
+    "NORM_BACKENDS",
+    "Linear",
+    "ResidualLayerNorm",
+    "group_attention",
+    "linear",
+    "residual_layer_norm",
+    "rotate",
+]
 
 
 def group_attention(
