@@ -8,10 +8,11 @@ import torch
 from tefusion.cells import check
 from tefusion.choices import brief
 from tefusion.config import Run, fields
+from tefusion.cost import PeakMemory
 from tefusion.encoders.weights import load_weights
 from tefusion.json_files import read_object
 from tefusion.train import create_vlm
-from tefusion.video import Request, decode, parse_size
+from tefusion.video import parse_size
 from tefusion.vlm import VLM
 
 
@@ -40,22 +41,40 @@ def read_run(file: Path) -> Run:
     return run
 
 
+def load_model(folder: Path):
+    """Model and processor of a folder that `tefusion train`, `tefusion convert` or `save_pretrained` wrote.
+
+    Raises ValueError in one line where it cannot be loaded as a whole.
+    """
+    if (folder / "run.json").is_file() or not (folder / "config.json").is_file():
+        from tefusion.hub.export import export
+
+        return export(*load_run(folder))
+    from tefusion.hub.loading import load_pretrained
+
+    return load_pretrained(folder)
+
+
 @torch.no_grad()
 def ask(folder: Path, video: Path, question: str, length: int) -> str:
-    """The reply of at most `length` tokens, and what it cost."""
+    """The reply of at most `length` tokens, and what it cost: from the frames on, the model's loading left out."""
     if length < 1:
         raise ValueError(f"tokens must be at least 1, got {length}")
-    run, vlm = load_run(folder)
-    clip = None
-    if run.n_input:
-        request = Request(run.n_input, run.policy, parse_size(run.size), multiple_of=run.k)
-        # Before the frames are decoded: a run from elsewhere may name any size.
-        vlm.check_length(vlm.tokens_out(run.n_input, *parse_size(run.size)) + length)
-        clip = decode(video, request)
-    start = time.perf_counter()
-    frames = None if clip is None else torch.from_numpy(clip.frames)
-    seconds = None if clip is None else [torch.tensor(clip.seconds)]
-    (reply,) = vlm.generate([frames], [question + "\n"], max_new_tokens=length, seconds=seconds)
+    model, processor = load_model(folder)
+    frames, tokens = processor.frames, 0
+    if frames:
+        size = parse_size(processor.size)
+        tokens = processor.num_video_tokens(frames, *size)
+        # Before the frames are decoded: a model from elsewhere may name any size.
+        model.check_room(tokens + length, [(frames, *size)])
+    peak, start = PeakMemory(), time.perf_counter()
+    inputs = processor.question(question, video if frames else None).to(model.device)
+    asked = inputs["input_ids"].shape[1]
+    shapes = [(len(v), *v.shape[-2:]) for v in inputs.get("pixel_values_videos", [])]
+    model.check_room(asked + length, shapes)
+    ids = model.generate(**inputs, max_new_tokens=length)
     milliseconds = 1e3 * (time.perf_counter() - start)
-    shown, tokens = (0, 0) if clip is None else (len(clip.frames), vlm.tokens_out(*clip.frames.shape[:3]))
-    return f"{reply}\n({shown} frames, {tokens} video tokens, {milliseconds:.0f} ms)"
+    reply = processor.decode(ids[0, asked:], skip_special_tokens=True)
+    places = sum(processor.num_video_tokens(*shape) for shape in shapes)
+    cost = [f"{sum(t for t, *_ in shapes)} frames", f"{places} video tokens", f"{asked - places} text tokens"]
+    return f"{reply}\n({', '.join([*cost, f'{milliseconds:.0f} ms', f'{peak.read():.0f} MB'])})"

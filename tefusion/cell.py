@@ -165,7 +165,10 @@ def train_and_keep(
     out = out or home / "train" / name
     vlm, row = train_cell(Cell(run), name, out, home, log_with, send, save_every)
     if is_first():
+        from tefusion.hub.export import export, write_beside
+
         save_whole(vlm.state_dict(), out / "model.safetensors")
+        write_beside(out, *export(run, vlm, row))
         replace_file(out / "run.json", json.dumps(asdict(run), indent=2).encode())
         replace_file(out / "results.jsonl", (json.dumps(row | {"status": "done"}) + "\n").encode())
     clear_checkpoints(out, name)

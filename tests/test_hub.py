@@ -68,7 +68,7 @@ def test_a_folder_becomes_what_was_saved(folder, model, processor):
     assert (type(config), config.compressor, config.k) == (TEFusionConfig, "te_fusion", 2)
     assert config.vision_config.sizes == model.config.vision_config.sizes
     assert processor.request() == TEFusionProcessor(processor.tokenizer, frames=4, k=2).request()
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".jinja", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
 
 
 @torch.no_grad()
@@ -186,7 +186,7 @@ def test_shards_are_safetensors(vlm, model, processor, videos, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="300KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
     again = TEFusionForConditionalGeneration.from_pretrained(tmp_path)
     inputs = processor(TEXTS[0], videos=videos[:1])
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)

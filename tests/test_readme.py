@@ -104,7 +104,8 @@ def test_every_command_runs(here):
             assert text.splitlines()[-1] == "runs/mine"
         if command.startswith("tefusion ask"):
             tokens = count(Run())["l_decoder"] + 2 * Run().n_input // Run().k  # boi and eoi of each group
-            assert re.search(rf"\({Run().n_input} frames, {tokens} video tokens, \d+ ms\)$", text.strip())
+            cost = rf"\({Run().n_input} frames, {tokens} video tokens, \d+ text tokens, \d+ ms, \d+ MB\)$"
+            assert re.search(cost, text.strip())
         if command.startswith("tefusion report"):
             assert "The paper's" in text
     rows = [line for line in Path("runs/smoke/results.jsonl").read_text().splitlines() if '"failed"' in line]

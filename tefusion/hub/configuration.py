@@ -63,7 +63,7 @@ class TEFusionVisionConfig(PreTrainedConfig):
 @strict
 class TEFusionConfig(PreTrainedConfig):
     """`compressor_options` are the method's own. `video_token_id` marks in `input_ids` where the embeds of a video go;
-    that id's own embedding is never read."""
+    that id's own embedding is never read. `trained` is what the model card says of data and scores: a results row."""
 
     model_type: ClassVar[str] = "tefusion"
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": TEFusionVisionConfig, "text_config": AutoConfig}
@@ -74,6 +74,7 @@ class TEFusionConfig(PreTrainedConfig):
     k: int = 1
     compressor_options: dict = field(default_factory=dict)
     video_token_id: int = 0
+    trained: dict = field(default_factory=dict)
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.vision_config, PreTrainedConfig):

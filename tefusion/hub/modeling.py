@@ -3,7 +3,9 @@
 A video's place in `input_ids` is a run of `video_token_id`, as long as its blocks: boi, embeds and eoi of each group.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from tefusion.choices import listed
+from tefusion.compressors import COMPRESSORS
 from tefusion.encoders import ViT
+from tefusion.hub.card import write_card
 from tefusion.hub.configuration import TEFusionConfig
-from tefusion.vision import VideoEncoder, assemble, method_for
+from tefusion.vision import VideoEncoder, assemble, grid_of, method_for
 from tefusion.vlm import VLM, blocks, check_length
 
 Videos = Float[Tensor, "v t 3 height width"] | list[Float[Tensor, "_t 3 _height _width"]]
@@ -63,6 +67,13 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if problems:
             raise ValueError(f"the weights do not fit their configuration: {listed(problems)}")
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, with a model card."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        config: Any = self.config
+        if kwargs.get("is_main_process", True):
+            write_card(Path(save_directory), config)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Our modules draw their own when they are made; the decoder's are drawn by its own class."""
@@ -150,7 +161,7 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         seconds: Seconds | None = None,
     ) -> tuple[Float[Tensor, "b l e"], Int[Tensor, "b l"]]:
         """The embeds of all places, of text and of videos, and GLM-4V's position ids."""
-        check_length(self.decoder.config, input_ids.shape[1])
+        self.check_room(input_ids.shape[1], [(len(v), *v.shape[-2:]) for v in ([] if videos is None else videos)])
         marked = input_ids == self.config.video_token_id
         embeds = self.get_input_embeddings()(input_ids.masked_fill(marked, 0))
         parts = [blocks(embed.to(embeds), self.boi, self.eoi) for embed in self.encode(videos, seconds)]
@@ -161,6 +172,23 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
             within = [1 if i == 0 else b - a for _, place in parts for i, (a, b) in enumerate(pairwise([0, *place]))]
             steps = steps.masked_scatter(marked, torch.tensor(within, device=steps.device))
         return embeds, ((steps * mask).cumsum(1) - 1).clamp(min=0)
+
+    def check_room(self, length: int, videos: Sequence[tuple[int, int, int]]) -> None:
+        """Raises ValueError where `length` tokens are more than the decoder's context; it says which larger k would
+        make these videos (frames, height, width) short enough."""
+        config: Any = self.config
+        try:
+            check_length(self.decoder.config, length)
+        except ValueError as error:
+            grids = [grid_of(height, width, self.encoder.tower.patch_size) for _, height, width in videos]
+            blocks_of = [(frames, h // 2 * (w // 2) + 2) for (frames, *_), (h, w) in zip(videos, grids, strict=True)]
+            text = length - sum(frames // config.k * m for frames, m in blocks_of)
+            shorter = [k for k in COMPRESSORS[config.compressor].valid_k if k > config.k]
+            whole = [k for k in shorter if all(frames % k == 0 for frames, _ in blocks_of)]
+            limit = self.decoder.config.max_position_embeddings
+            fits = [k for k in whole if text + sum(frames // k * m for frames, m in blocks_of) <= limit]
+            said = f"k = {fits[0]} would fit" if fits else "no k would fit, fewer frames or smaller ones may"
+            raise ValueError(f"{error}; {said}" if blocks_of else str(error)) from None
 
     def encode(self, videos: Videos | None, seconds: Seconds | None = None) -> list[Float[Tensor, "_g _m e"]]:
         """Normalised pixels -> the embeds of each video; those of one shape go through the encoder together."""

@@ -14,6 +14,7 @@ from tefusion.video import Request, decode, parse_size, resize
 from tefusion.vision import grid_of, groups_of, pixels
 
 VIDEO = "<|video|>"
+QUESTION = "\ue000question\ue000"  # stands for one while a chat template is filled
 # For decoders that know no chat: what was asked during training, a question and a line break.
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -82,6 +83,30 @@ class TEFusionProcessor(ProcessorMixin):
             raise ValueError(f"the text has {places} times {VIDEO} for {len(clips)} videos")
         left = iter(clips)
         rows = [self.row(part, left, split_special_tokens, add_special_tokens) for part in parts]
+        return self.features(rows, clips, seconds, padding, return_tensors)
+
+    def question(self, text: str, video: Any = None) -> BatchFeature:
+        """A question in the chat template's words, with a video before it or none. Names of tokens in it are text."""
+        parts = [{"type": "video"}] * (video is not None) + [{"type": "text", "text": QUESTION}]
+        asked: Any = [{"role": "user", "content": parts}]
+        head, _, tail = str(self.apply_chat_template(asked, add_generation_prompt=True)).partition(QUESTION)
+        clips, seconds = ([], []) if video is None else ([each] for each in self.read(video))
+        row = self.row(head.split(VIDEO), iter(clips), False, False)
+        if any(token in tail for token in self.tokenizer.all_special_tokens):
+            row += self.row([text], iter(()), True, False) + self.row([tail], iter(()), False, False)
+        else:
+            row += self.row([text + tail], iter(()), True, False)  # in one, as training joined them
+        return self.features([row], clips, seconds, False, "pt")
+
+    def features(
+        self,
+        rows: Sequence[Sequence[int]],
+        clips: Sequence[torch.Tensor],
+        seconds: Sequence[torch.Tensor],
+        padding: bool,
+        return_tensors: str | None,
+    ) -> BatchFeature:
+        """What the model takes, of rows of token ids and the videos that stand in them."""
         made = self.tokenizer.pad(
             {"input_ids": rows}, padding=padding, padding_side="left", return_tensors=return_tensors
         )
