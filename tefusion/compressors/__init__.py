@@ -8,7 +8,11 @@ from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.region import Region
 from tefusion.compressors.te_fusion import TEFusion
+from tefusion.compressors.tome_clip import ToMeClip
+from tefusion.compressors.tpool import TPool
+from tefusion.compressors.wap import WAP
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "none": Baseline,
@@ -17,6 +21,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "kangaroo": Kangaroo,
     "pllava": PLLaVA,
     "qformer": QFormer,
+    "tpool": TPool,
+    "wap": WAP,
+    "region": Region,
+    "tome_clip": ToMeClip,
 }
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
