@@ -32,6 +32,9 @@ class Marks:
     clusters: tuple[str, ...]
     correct: Array
     chance: float
+    categories: tuple[str, ...]
+    options: tuple[int, ...]
+    durations: tuple[float | None, ...]  # of the videos, in seconds
 
 
 def parts(row: Mapping) -> frozenset[str]:
@@ -123,9 +126,15 @@ def marks_of(row: Mapping) -> Marks | None:
 
 def read_marks(path: Path) -> Marks:
     answers = sorted(read_answers(path), key=lambda answer: answer.uid)
-    chance = float(np.mean([1 / answer.options for answer in answers]))
-    correct = np.array([answer.correct for answer in answers], dtype=np.float64)
-    return Marks(tuple(a.uid for a in answers), tuple(a.cluster for a in answers), correct, chance)
+    return Marks(
+        uids=tuple(answer.uid for answer in answers),
+        clusters=tuple(answer.cluster for answer in answers),
+        correct=np.array([answer.correct for answer in answers], dtype=np.float64),
+        chance=float(np.mean([1 / answer.options for answer in answers])),
+        categories=tuple(answer.category for answer in answers),
+        options=tuple(answer.options for answer in answers),
+        durations=tuple(answer.seconds for answer in answers),
+    )
 
 
 def _question_stderr(cells: list[dict], marked: Mapping[int, Marks | None]) -> float | None:
