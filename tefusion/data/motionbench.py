@@ -76,7 +76,7 @@ def parse_row(row: Any, folder: Path, videos: dict[str, Path], uids: set[str]) -
     check_inside("video_path", name, video, folder)
     info = row.get("video_info")
     length = seconds(info, "duration") if isinstance(info, dict) else None
-    questions = []
+    questions: list[Question] = []
     for item in qa:
         uid = unique(field(item, "uid", str), uids)
         text, options = split_options(field(item, "question", str))
@@ -85,6 +85,8 @@ def parse_row(row: Any, folder: Path, videos: dict[str, Path], uids: set[str]) -
             said = f"answer {brief(answer)} of uid {brief(uid)}"
             raise ValueError(f"{said} is neither NA nor one of its {len(options)} options")
         letter = None if answer == "NA" else answer
-        asked = Question(uid, video, text, options, letter, CATEGORY_OF[kind], name, *span(item, uid), seconds=length)
-        questions.append(asked)
+        start, end = span(item, uid)
+        place = (text, options, letter, CATEGORY_OF[kind], name, start, end)
+        first = questions[0].uid if questions else uid
+        questions.append(Question(uid, video, *place, seconds=length, row=first))
     return questions

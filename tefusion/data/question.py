@@ -11,7 +11,8 @@ class Question:
     """A multiple-choice question; `answer` is a letter, or None where the benchmark keeps it secret.
 
     Questions about one video share a `cluster`: their errors are not independent. `labels` are all its categories where
-    it belongs to several, `seconds` is the length of the whole video as its annotation declares it.
+    it belongs to several, `seconds` is the length of the whole video as its annotation declares it, and questions of
+    one row of the annotation share a `row`.
     """
 
     uid: str
@@ -25,3 +26,4 @@ class Question:
     end: float | None = None
     labels: tuple[str, ...] = ()
     seconds: float | None = None
+    row: str = ""

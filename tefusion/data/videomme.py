@@ -7,8 +7,8 @@ from typing import Any
 from tefusion.data.annotation import AnnotationError, bare_options, check_text, field, find, letter, texts, unique
 from tefusion.data.question import Question
 from tefusion.json_files import parsed
+from tefusion.score import DURATIONS
 
-DURATIONS = ("short", "medium", "long")
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm")
 COLUMNS = ("videoID", "question_id", "duration", "domain", "sub_category", "task_type", "question", "options", "answer")
 
