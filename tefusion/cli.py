@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tefusion.choices import brief
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, fields, one_each, parse
 from tefusion.launch import is_first
 from tefusion.stop import STOPPED, Stopped, listening
@@ -37,6 +38,26 @@ class Compare:
     a: str = ""
     b: str = ""
     out: str = "runs/default"
+
+
+@dataclass(frozen=True)
+class Check:
+    """`data` is <benchmark>:<folder>, `train` folders whose videos it may share, `shared` a file for their uids."""
+
+    data: str = ""
+    train: str = ""
+    shared: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """`without`: a list of uids, as `check` writes it; `leaderboard`: where {uid: letter} is written."""
+
+    data: str = ""
+    answers: str = ""
+    parser: str = "paper"
+    leaderboard: str = ""
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,9 +181,40 @@ def report(words: Sequence[str]) -> None:
     print(path.read_text(encoding="utf-8"))
 
 
+def check(words: Sequence[str]) -> int:
+    """a benchmark on disk: what is wrong, what it holds"""
+    from tefusion.check import check
+    from tefusion.data.benchmarks import parse_source
+
+    (own,) = single(words, Check)
+    if not own.data:
+        raise ValueError("check needs data=<benchmark>:<folder>")
+    training = [Path(folder) for folder in own.train.split(",") if folder]
+    if absent := [folder for folder in training if not folder.is_dir()]:
+        raise ValueError(f"train: {brief(str(absent[0]))} is no folder")
+    text, sound = check(parse_source("data", own.data), training, Path(own.shared) if own.shared else None)
+    print(text)
+    return 0 if sound else 1
+
+
+def score(words: Sequence[str]) -> None:
+    """an answers file of anybody's, scored on a benchmark"""
+    from tefusion.data.benchmarks import parse_source
+    from tefusion.replies import PARSERS
+    from tefusion.score_file import score_file
+
+    (own,) = single(words, Score)
+    for key in ("data", "answers"):
+        if not getattr(own, key):
+            raise ValueError(f"score needs {key}=...")
+    choose("parser", own.parser, PARSERS)
+    leaderboard, without = (Path(path) if path else None for path in (own.leaderboard, own.without))
+    print(score_file(parse_source("data", own.data), Path(own.answers), own.parser, leaderboard, without))
+
+
 LAYOUTS = ("report", "paper")
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "list": list_zoo,
     "describe": describe,
     "sweep": sweep,
@@ -170,6 +222,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "ask": ask,
     "compare": compare,
     "report": report,
+    "check": check,
+    "score": score,
 }
 
 
@@ -185,7 +239,7 @@ def run(command: str, words: Sequence[str]) -> int:
         return 0
     try:
         choose("command", command, COMMANDS)
-        COMMANDS[command](words)
+        return COMMANDS[command](words) or 0
     except (ValueError, OSError) as error:
         print("tefusion:", " ".join(str(error).splitlines()), file=sys.stderr)  # a file's name may hold a line break
         return 2
@@ -193,7 +247,6 @@ def run(command: str, words: Sequence[str]) -> int:
         if is_first():
             print(f"tefusion: {stopped}, run the same command to go on", file=sys.stderr)
         return STOPPED
-    return 0
 
 
 def script(command: str) -> None:

@@ -1,7 +1,7 @@
 """JSON from strangers: one object a file, or one row a line. What cannot be read is one line that names the place."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ LONGEST_LINE = 1 << 20  # bytes; a row of a benchmark has a few thousand
 LARGEST_FILE = 16 << 20  # bytes; the largest index of shards has one
 BOM = b"\xef\xbb\xbf"  # some editors begin UTF-8 with it
 Row = TypeVar("Row")
+Raw = TypeVar("Raw")
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
@@ -27,16 +28,49 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_rows(path: str | Path, parse: Callable[[Any], Row], wrong: type[ValueError]) -> list[Row]:
-    """What `parse` makes of each row; a ValueError of its own becomes a `wrong` that names file and line. Empty lines,
-    CRLF and a byte order mark are skipped."""
-    rows = []
-    for number, line in numbered(Path(path), wrong):
+def read_rows(
+    path: str | Path, parse: Callable[[Any], Row], wrong: type[ValueError], problems: list[str] | None = None
+) -> list[Row]:
+    """What `parse` makes of each row; a ValueError of its own becomes a `wrong` that names file and line, or one of the
+    `problems` where these are collected. Empty lines, CRLF and a byte order mark are skipped."""
+    lines = ((f"{path}, line {number}", line) for number, line in numbered(Path(path), wrong))
+    return parsed(lines, lambda line: parse(decode(line)), wrong, problems)
+
+
+def read_list(
+    path: str | Path, parse: Callable[[Any], Row], wrong: type[ValueError], problems: list[str] | None = None
+) -> list[Row]:
+    """The same for a file that is one JSON list: rows are counted from 1."""
+    path = Path(path)
+    if not path.is_file():
+        raise wrong(f"{path} cannot be read: it is no file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise wrong(f"{path} is larger than {LARGEST_FILE:,} bytes")
+    try:
+        rows = decode(path.read_bytes().removeprefix(BOM))
+    except ValueError as error:
+        raise wrong(f"{path} is not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise wrong(f"{path} is not a JSON list")
+    return parsed(((f"{path}, row {number}", row) for number, row in enumerate(rows, 1)), parse, wrong, problems)
+
+
+def parsed(
+    rows: Iterable[tuple[str, Raw]],
+    parse: Callable[[Raw], Row],
+    wrong: type[ValueError],
+    problems: list[str] | None = None,
+) -> list[Row]:
+    """`rows` are places and what stands there."""
+    found = []
+    for place, row in rows:
         try:
-            rows.append(parse(decode(line)))
+            found.append(parse(row))
         except ValueError as error:
-            raise wrong(f"{path}, line {number}: {error}") from None
-    return rows
+            if problems is None:
+                raise wrong(f"{place}: {error}") from None
+            problems.append(f"{place}: {error}")
+    return found
 
 
 def numbered(path: Path, wrong: type[ValueError]) -> Iterator[tuple[int, bytes]]:

@@ -22,6 +22,7 @@ CATEGORIES = {
     "Action Order": "AO",
     "Repetition Count": "RC",
 }
+DURATIONS = ("short", "medium", "long")  # Video-MME's
 
 
 class AnswersError(ValueError):
@@ -46,15 +47,10 @@ class Answer:
         return self.prediction == self.answer
 
 
-def first_letter(reply: str) -> str | None:
-    """The paper's reading of a generated reply: its first upper-case letter, "I think B" included."""
-    found = re.search("[A-Z]", reply)
-    return found.group() if found else None
-
-
 def category_order(names: Iterable[str]) -> list[str]:
-    """Each name once: MotionBench's six in the paper's order, then any others alphabetically."""
-    rank = {name: place for place, names in enumerate(CATEGORIES.items()) for name in names}  # long or short
+    """Each name once: MotionBench's six in the paper's order, Video-MME's durations, then any others alphabetically."""
+    known = [*CATEGORIES.items(), *((duration,) for duration in DURATIONS)]
+    rank = {name: place for place, names in enumerate(known) for name in names}  # long or short
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
 

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from torch.nn import functional
 
 from tefusion.containers import Clip, VideoError, clip_of, opened, probe
+from tefusion.pictures import is_pictures, picture_clip, read_pictures
 from tefusion.sampling import Request, Size, parse_size, sample
 
 __all__ = ["Decoded", "Request", "VideoError", "decode", "parse_size", "read_video", "resize", "sample", "versions"]
@@ -65,11 +66,17 @@ def read_video(
 
 def decode(path: str | os.PathLike[str], request: Request) -> Decoded:
     """Frames come upright: a file's rotation or mirroring is applied, whatever the backend; at an angle, the nearest
-    quarter turn. The file is opened and closed inside, so processes may fork before and after. Raises VideoError."""
-    clip, size = probe(path), request.height_width
+    quarter turn. The file is opened and closed inside, so processes may fork before and after. A folder of pictures
+    is read as a video. Raises VideoError."""
+    pictures, size = is_pictures(path), request.height_width
+    clip = picture_clip(path) if pictures else probe(path)
     indices = _indices(clip, request)
     _check_room(clip.path, len(indices), *(size or (clip.height, clip.width)))
-    used, kept = "decord", _read_decord(clip, indices, request)
+    kept: dict[int, np.ndarray] | None
+    if pictures:
+        used, kept = "pictures", {at: _resized(frame, size) for at, frame in read_pictures(clip, indices).items()}
+    else:
+        used, kept = "decord", _read_decord(clip, indices, request)
     if kept is None:
         used, kept = "pyav", _read_pyav(clip, indices, size)
     if kept is None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tefusion.data.paper import BENCHMARKS, paper_table3, paper_tables, printed
-from tefusion.score import Answer, AnswersError, category_order, first_letter, read_answers, summarise, write_answers
+from tefusion.score import Answer, AnswersError, category_order, read_answers, summarise, write_answers
 
 
 def answer(uid, prediction="A", right="A", category="Camera Motion", cluster=None, options=4):
@@ -40,12 +40,6 @@ def test_any_category_names_work_and_the_papers_come_first():
         "apple",
         "zoo",
     ]
-
-
-def test_first_letter_reads_like_the_paper():
-    assert first_letter("the answer is (C).") == "C"
-    assert first_letter("I think B") == "I"
-    assert first_letter("none of them") is None
 
 
 def test_answers_survive_the_file(tmp_path):

@@ -10,7 +10,9 @@ LETTERS = "ABCDEFGHIJ"
 class Question:
     """A multiple-choice question; `answer` is a letter, or None where the benchmark keeps it secret.
 
-    Questions about one video share a `cluster`: their errors are not independent.
+    Questions about one video share a `cluster`: their errors are not independent. `labels` are all its categories where
+    it belongs to several, `seconds` is the length of the whole video as its annotation declares it, and questions of
+    one row of the annotation share a `row`.
     """
 
     uid: str
@@ -22,3 +24,6 @@ class Question:
     cluster: str
     start: float | None = None
     end: float | None = None
+    labels: tuple[str, ...] = ()
+    seconds: float | None = None
+    row: str = ""
