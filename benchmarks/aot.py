@@ -1,12 +1,12 @@
-"""Compiles the attention kernels for chips that need not be there, and keeps a ledger of what came out.
+"""Compiles the Triton kernels for chips that need not be there, and keeps a ledger of what came out.
 
     python benchmarks/aot.py processes=2
     python benchmarks/aot.py dims=64,112 architectures=90 dtypes=bf16 out=/tmp/ledger
 
-The launch table's kernels for each architecture, D, dtype and length: registers, spilled bytes, shared memory, and
-matrix instructions of the chip (of warp groups on sm_90, of tensor memory on sm_100). One that spills, needs more
-shared memory than the chip has, or has none of those instructions, is a fault: it is printed, and the exit code is 1.
-Writes aot-<triton version>.csv and .json.
+The launch table's attention kernels for each architecture, D, dtype and length, and LayerNorm's for each width (`dim`
+in the ledger): registers, spilled bytes, shared memory, and matrix instructions of the chip (of warp groups on sm_90,
+of tensor memory on sm_100). One that spills, needs more shared memory than the chip has, or has none of the
+instructions it needs, is a fault: it is printed, and the exit code is 1. Writes aot-<triton version>.csv and .json.
 """
 
 import csv
@@ -28,7 +28,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tefusion.kernels import configs, triton_attention
+from tefusion.files import replace_file
+from tefusion.kernels import configs, triton_attention, triton_layer_norm
 from tefusion.kernels.configs import Config
 from tefusion.machine import provenance
 
@@ -38,6 +39,8 @@ ARCHITECTURES = (80, 90, 100)
 DIMS = (16, 32, 48, 64, 72, 80, 88, 96, 104, 112, 120, 128)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LENGTHS = (33, 4112)  # a short group, and narrow tiles
+NORMS = {"norm_forward": triton_layer_norm.forward_kernel, "norm_backward": triton_layer_norm.backward_kernel}
+WIDTHS = (768, 1792, 4096)
 MATRIX = {90: r"\bHGMMA", 100: r"\bUTC\w*MMA"}  # else HMMA, which serves narrow tiles everywhere
 Row = dict[str, Any]
 
@@ -45,36 +48,43 @@ Row = dict[str, Any]
 def compiled(name: str, architecture: int, dim: int, dtype: str, length: int, config: Config | None = None) -> Row:
     """A line of the ledger. `config` stands in for the table's."""
     config = config or configs.pick(name, architecture, dim, DTYPES[dtype].itemsize, length)
-    target = GPUTarget("cuda", architecture, 32)
-    code = triton.compile(
-        source(name, dim, dtype, length, config), target=target, options=triton_attention.options(config)
-    )
+    kernel = triton_attention.KERNELS[name]
+    constants = triton_attention.constants(config, dim, length, ragged=True)
+    told = told_of(source(kernel, dtype, constants), architecture, triton_attention.options(config))
+    asked = {"kernel": name, "architecture": architecture, "dim": dim, "dtype": dtype, "length": length}
+    return asked | asdict(config) | told
+
+
+def compiled_norm(name: str, architecture: int, width: int, dtype: str) -> Row:
+    """The same of LayerNorm: a program holds a row at once."""
+    launch = triton_layer_norm.launch(width)
+    block, warps = launch["BLOCK"], launch["num_warps"]
+    told = told_of(source(NORMS[name], dtype, {"BLOCK": block}), architecture, {"num_warps": warps})
+    asked = {"kernel": name, "architecture": architecture, "dim": width, "dtype": dtype, "length": 1}
+    return asked | {"block_m": 1, "block_n": block, "warps": warps, "stages": 1} | told
+
+
+def source(kernel: Any, dtype: str, constants: Row) -> ASTSource:
+    """The kernel as a launch on aligned tensors specialises it; of attention, the ragged one."""
+    types = dict.fromkeys(("qkv", "out", "dout", "dqkv", "x", "y", "dy", "weight", "bias"), f"*{dtype}")
+    types |= dict.fromkeys(("lse", "delta", "mean", "rstd", "dweights", "dbiases"), "*fp32")
+    types |= {"cu_seqlens": "*i32", "scale": "fp32", "eps": "fp32"} | dict.fromkeys(constants, "constexpr")
+    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    return ASTSource(kernel, signature, constants, aligned)
+
+
+def told_of(kernel: ASTSource, architecture: int, options: Row) -> Row:
+    """What the compiler and cuobjdump say of it on a chip."""
+    code = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
     usage, sass = inspected(code.asm["cubin"])
     return {
-        "kernel": name,
-        "architecture": architecture,
-        "dim": dim,
-        "dtype": dtype,
-        "length": length,
-        **asdict(config),
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "spilled": int(re.search(r"STACK:(\d+)", usage)[1]),
         "shared": code.metadata.shared,
         "matrix": len(re.findall(MATRIX.get(architecture, r"\bHMMA"), sass)),
         "hmma": len(re.findall(r"\bHMMA", sass)),
     }
-
-
-def source(name: str, dim: int, dtype: str, length: int, config: Config) -> ASTSource:
-    """The ragged kernel as a launch on aligned tensors specialises it."""
-    kernel = triton_attention.KERNELS[name]
-    constants = triton_attention.constants(config, dim, length, ragged=True)
-    types = dict.fromkeys(("qkv", "out", "dout", "dqkv"), f"*{dtype}")
-    types |= {"lse": "*fp32", "delta": "*fp32", "cu_seqlens": "*i32", "scale": "fp32"}
-    types |= dict.fromkeys(constants, "constexpr")
-    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
-    return ASTSource(kernel, signature, constants, aligned)
 
 
 def inspected(cubin: bytes) -> tuple[str, str]:
@@ -97,14 +107,20 @@ def faults(row: Row) -> list[str]:
         found.append(f"spills {row['spilled']} bytes")
     if row["shared"] > configs.SHARED[row["architecture"]]:
         found.append(f"needs {row['shared']} bytes of shared memory, of {configs.SHARED[row['architecture']]}")
-    if not row["matrix"] and not (row["dtype"] == "fp32" and row["hmma"]):
+    if row["kernel"] not in NORMS and not row["matrix"] and not (row["dtype"] == "fp32" and row["hmma"]):
         found.append("has no matrix instructions of its chip")
     return found
 
 
-def ledger(wanted: list[tuple[str, int, int, str, int]], processes: int) -> list[Row]:
-    with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(compiled, *zip(*wanted, strict=True)))
+def ledger(settings: dict[str, list[str]]) -> list[Row]:
+    numbers = ("architectures", "dims", "lengths", "widths")
+    chips, dims, lengths, widths = ([int(word) for word in settings[name]] for name in numbers)
+    names, dtypes = settings["kernels"], settings["dtypes"]
+    wanted = product([name for name in names if name not in NORMS], chips, dims, dtypes, lengths)
+    norms = product([name for name in names if name in NORMS], chips, widths, dtypes)
+    with ProcessPoolExecutor(int(settings["processes"][0])) as pool:
+        rows = [pool.submit(compiled, *asked) for asked in wanted] + [pool.submit(compiled_norm, *n) for n in norms]
+        return [row.result() for row in rows]
 
 
 def write(rows: list[Row], folder: Path) -> Path:
@@ -116,24 +132,20 @@ def write(rows: list[Row], folder: Path) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     made = {**provenance(), "triton": triton.__version__, "rows": rows}
-    for name, text in ((path, table.getvalue()), (path.with_suffix(".json"), json.dumps(made, indent=1) + "\n")):
-        unfinished = name.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(name)
+    replace_file(path, table.getvalue().encode())
+    replace_file(path.with_suffix(".json"), (json.dumps(made, indent=1) + "\n").encode())
     return path
 
 
 def parse(words: list[str]) -> dict[str, list[str]]:
     """Lists of what is compiled; all of it by default."""
     settings = {
-        "kernels": list(triton_attention.KERNELS),
+        "kernels": [*triton_attention.KERNELS, *NORMS],
         "architectures": list(map(str, ARCHITECTURES)),
         "dims": list(map(str, DIMS)),
         "dtypes": list(DTYPES),
         "lengths": list(map(str, LENGTHS)),
+        "widths": list(map(str, WIDTHS)),
         "processes": [str(os.cpu_count())],
         "out": [str(ROOT / "results")],
     }
@@ -147,9 +159,7 @@ def parse(words: list[str]) -> dict[str, list[str]]:
 
 def main() -> None:
     settings = parse(sys.argv[1:])
-    chips, dims, lengths = (map(int, settings[name]) for name in ("architectures", "dims", "lengths"))
-    wanted = list(product(settings["kernels"], chips, dims, settings["dtypes"], lengths))
-    rows = ledger(wanted, int(settings["processes"][0]))
+    rows = ledger(settings)
     print(f"{len(rows)} kernels: {write(rows, Path(settings['out'][0]))}")
     wrong = [(row, faults(row)) for row in rows if faults(row)]
     for row, found in wrong:

@@ -28,7 +28,7 @@ DIMS = tuple(range(16, 129, 8))
 LENGTHS = (1, 2, 15, 16, 17, 33, 64, 65, 127, 128, 129, 257, 514, 1028, 2056, 4112)
 LONGEST = 16_448  # 64 frames of GLM-4V
 RAGGED = ((0, 257, 771, 1028), (0, 1, 18, 146, 147, 661))
-WIDTHS = (1, 7, 64, 1000, 1792, 4096, 8192)
+WIDTHS = (1, 7, 64, 1000, 1792, 4096)
 FIELDS = ("op", "dim", "dtype", "shape", "status", "forward", "backward")
 Row = dict[str, object]
 

@@ -39,7 +39,7 @@ def test_on_a_gpu_it_runs_where_it_may_and_is_trusted(monkeypatch, unchecked):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(layer_norm_op, "trusted", lambda *_: True)
     assert layer_norm_op.wins(row, row, column, column)
-    assert not layer_norm_op.wins(OnGpu(2, 8200), OnGpu(2, 8200), OnGpu(8200), OnGpu(8200))
+    assert not layer_norm_op.wins(OnGpu(2, 4104), OnGpu(2, 4104), OnGpu(4104), OnGpu(4104))
     monkeypatch.setattr(layer_norm_op, "trusted", lambda *_: False)
     assert not layer_norm_op.wins(row, row, column, column)
 
@@ -49,7 +49,7 @@ def test_on_a_gpu_it_runs_where_it_may_and_is_trusted(monkeypatch, unchecked):
     [
         ({}, "it needs a CUDA tensor, got one on cpu"),
         ({"dtype": torch.float64}, "bfloat16, float16 and float32, got torch.float64"),
-        ({"width": 8200}, "it takes widths from 1 to 8192, got 8200"),
+        ({"width": 4104}, "it takes widths from 1 to 4096, got 4104"),
     ],
 )
 def test_what_the_kernel_cannot_serve_is_refused(monkeypatch, change, said):

@@ -83,4 +83,4 @@ def backward(dout: Tensor, y: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
 
 def launch(width: int) -> dict[str, int]:
     block = triton.next_power_of_2(width)
-    return {"BLOCK": block, "num_warps": min(8, max(1, block // 256))}
+    return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
