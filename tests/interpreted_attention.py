@@ -159,7 +159,7 @@ def test_a_group_of_four_frames_agrees():
 
 @pytest.mark.parametrize("dtype", [SINGLE, HALF, BRAIN])
 def test_large_scores_neither_overflow_nor_vanish(dtype):
-    agree(64, [40, 17], dtype, factor=6.0, slack=20)  # a score of 300 is rounded by 1.8e-5 in fp32, and so are its weights
+    agree(64, [40, 17], dtype, factor=6.0, slack=20)  # a score of 300 is rounded by 1.8e-5, its weight too
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
