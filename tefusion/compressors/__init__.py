@@ -9,6 +9,10 @@ from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
 from tefusion.compressors.region import Region
+from tefusion.compressors.resampler3d import Resampler3D
+from tefusion.compressors.ssm import SSM
+from tefusion.compressors.stc import STC
+from tefusion.compressors.stp import STP
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.compressors.tome_clip import ToMeClip
 from tefusion.compressors.tpool import TPool
@@ -25,6 +29,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "wap": WAP,
     "region": Region,
     "tome_clip": ToMeClip,
+    "stc": STC,
+    "stp": STP,
+    "resampler3d": Resampler3D,
+    "ssm": SSM,
 }
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
