@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tefusion.choices import brief
-from tefusion.compressors import COMPRESSORS, check_k
+from tefusion.compressors import Compressor, check_k
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS, VisionConfig
@@ -99,7 +99,6 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
 
 def check(run: Run) -> None:
     """Raises ValueError where no model of these names, or no video of this size, can be: before anything is trained."""
-    choose("compressor", run.compressor, COMPRESSORS)
     check_k(run.compressor, run.k)
     if not run.encoder.startswith("timm:"):
         choose("encoder", run.encoder, [*PRESETS, "timm:<name>"])
@@ -109,19 +108,20 @@ def check(run: Run) -> None:
     unit, size = 2 * patch_size(run.encoder), parse_size(run.size)
     if min(size) < unit:
         raise ValueError(f"size {run.size!r} is smaller than the {unit} pixels of one decoder token of {run.encoder}")
-    if run.freeze == "all_but_compressor" and not run.auxiliary and not has_parameters(run):
+    parameters = list(method(run).parameters())
+    if run.freeze == "all_but_compressor" and not run.auxiliary and not parameters:
         said = f"freeze=all_but_compressor auxiliary=0 with compressor={run.compressor}"
         raise ValueError(f"{said} leaves nothing to train: the method has no parameters")
 
 
-def has_parameters(run: Run) -> bool:
-    """Whether the method has any of its own, at this k."""
+def method(run: Run) -> Compressor:
+    """The run's method without memory. Raises ValueError on options that it, or the encoder, cannot serve."""
     import torch
 
     from tefusion.vision import method_for
 
     with torch.device("meta"):
-        return any(True for _ in method_for(sizes(run.encoder), run.compressor, run.k).parameters())
+        return method_for(sizes(run.encoder), run.compressor, run.k)
 
 
 def check_machine(run: Run) -> None:

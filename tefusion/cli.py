@@ -43,6 +43,7 @@ class Compare:
 class Report:
     out: str = "runs/default"
     paper: bool = False
+    layout: str = "report"
 
 
 def single(words: Sequence[str], *schemas: type) -> list[Any]:
@@ -145,14 +146,21 @@ def compare(words: Sequence[str]) -> None:
 
 
 def report(words: Sequence[str]) -> None:
-    """table and figure of a sweep's folder, or of several"""
+    """table and figure of a sweep's folder, or of several; layout=paper: the paper's"""
+    from tefusion.paper import write_paper
     from tefusion.report import write_report
 
     parsed = parse(words, Report)
-    paper = one_each(parsed, ["paper"]).get("paper", False)
-    folder, *more = parsed.get("out", [Report.out])
-    print(write_report(folder, more, paper=paper).read_text(encoding="utf-8"))
+    own = Report(**one_each(parsed, ["paper", "layout"]))
+    choose("layout", own.layout, LAYOUTS)
+    if own.layout == "paper" and own.paper:
+        raise ValueError("layout=paper has the paper's numbers beside already: leave paper=true out")
+    folder, *more = parsed.get("out", [own.out])
+    path = write_paper(folder, more) if own.layout == "paper" else write_report(folder, more, paper=own.paper)
+    print(path.read_text(encoding="utf-8"))
 
+
+LAYOUTS = ("report", "paper")
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": list_zoo,

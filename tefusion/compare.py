@@ -70,8 +70,9 @@ def side(word: str, out: Path) -> Side:
 
 
 def of_method(word: str, rows: Sequence[Mapping]) -> list[Mapping]:
-    """Rows of compressor:k, without the controls, or of compressor:k:n_input, whatever else they serve as."""
-    match = re.fullmatch(r"(\w+):(\d{1,9})(?::(\d{1,9}))?", word, re.ASCII)
+    """Rows of compressor:k, without the controls, or of compressor:k:n_input, whatever else they serve as. A compressor
+    comes with its options."""
+    match = re.fullmatch(r"(\w+(?::\w+=[^:]+)*):(\d{1,9})(?::(\d{1,9}))?", word, re.ASCII)
     if not match:
         return []
     found = [row for row in rows if (row["compressor"], row["k"]) == (match[1], int(match[2]))]

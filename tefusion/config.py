@@ -52,6 +52,8 @@ class Run:
     def __post_init__(self):
         for name, kind in fields(Run).items():
             check_type(name, getattr(self, name), kind)
+        if ":" in self.compressor:  # a method with options has one spelling, so that equal runs have equal names
+            object.__setattr__(self, "compressor", with_options(self.compressor))
         for name, valid in CHOICES.items():
             choose(name, getattr(self, name), valid)
         for name in ("k", "steps", "batch", "accumulate"):
@@ -69,6 +71,16 @@ class Run:
             raise ValueError(f"{self.n_input} frames (n_input) do not divide into groups of k = {self.k}")
         if self.batch % self.accumulate:
             raise ValueError(f"batch = {self.batch} does not divide into {self.accumulate} accumulated parts")
+
+
+def with_options(compressor: str) -> str:
+    """Raises ValueError on an option that the method has not, or that the run itself sets."""
+    from tefusion.compressors import one_spelling
+
+    for option in (setting.partition("=")[0] for setting in compressor.split(":")[1:]):
+        if option in fields(Run):
+            raise ValueError(f"{option} is a setting of the run: write {option}= beside compressor=, not within it")
+    return one_spelling(compressor)
 
 
 MOST_FRAMES = 1 << 16  # more than the context of any decoder holds, one token a frame

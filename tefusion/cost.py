@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tefusion.config import Run
@@ -54,6 +56,41 @@ def counted(compute: Callable):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         result = compute()
     return counter.get_total_flops(), result
+
+
+class FusedAttention(TorchFunctionMode):
+    """On the meta device PyTorch would take the unfused attention, which keeps the weights of every pair."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.keys() <= {"is_causal", "scale"}:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
+        return func(*args, **kwargs)
+
+
+def activations(run: Run) -> int:
+    """Bytes in fp32 that the encoder keeps of one video for a backward pass, parameters left out: what autograd saves,
+    counted on the meta device. Attention keeps what fused kernels keep: queries, keys, values, output, sums."""
+    from tefusion.vision import create_video_encoder
+
+    if not run.n_input:
+        return 0
+    with torch.device("meta"):
+        encoder = create_video_encoder(run.encoder, run.compressor, run.k)
+        video = torch.empty(1, run.n_input, 3, *parse_size(run.size))
+    own = {parameter.untyped_storage()._cdata for parameter in encoder.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FusedAttention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = encoder(video)  # holds the graph, so that no storage is counted twice
+    assert kept.requires_grad
+    return sum(saved.values())
 
 
 @torch.no_grad()

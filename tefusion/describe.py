@@ -3,7 +3,7 @@
 from typing import Any
 
 from tefusion.config import Run
-from tefusion.cost import PROMPT_TOKENS, count
+from tefusion.cost import PROMPT_TOKENS, activations, count
 
 
 def zoo() -> str:
@@ -27,7 +27,7 @@ def yes(value: bool) -> str:
 
 def describe_run(run: Run, device: str | None = None) -> str:
     """`device` is where the attention would run: the GPU where there is one."""
-    from tefusion.compressors import COMPRESSORS
+    from tefusion.compressors import method_of
 
     cost = count(run)
     plain = count(Run(compressor="none", k=1, n_input=run.n_input, size=run.size, encoder=run.encoder))
@@ -35,12 +35,13 @@ def describe_run(run: Run, device: str | None = None) -> str:
         f"{cost['l_decoder']} ({run.n_input // run.k} groups of {cost['l_decoder'] * run.k // max(1, run.n_input)})"
     )
     rows = [
-        ("compressor", f"{run.compressor}, k = {run.k}, {COMPRESSORS[run.compressor].stage} the encoder"),
+        ("compressor", f"{run.compressor}, k = {run.k}, {method_of(run.compressor).stage} the encoder"),
         ("frames", f"{run.n_input} at {run.size} px"),
         ("decoder tokens", f"{tokens}, and boi and eoi of each group"),
         ("attention", attention(run, device)),
         ("parameters", f"{cost['params']:,}"),
         ("  encoder", f"{cost['encoder_params']:,}, of which the compressor's module {cost['compressor_params']:,}"),
+        ("memory", f"{megabytes(4 * cost['params'])} of weights; training keeps {megabytes(activations(run))} a video"),
         ("FLOPs, one video", scaled(cost["flops"])),
         ("  encoder", f"{scaled(cost['encoder_flops'])}, {ratio(cost, plain, 'encoder_flops')} of the plain encoder's"),
         ("  compressor", f"{scaled(cost['compressor_flops'])}, projector included"),
@@ -50,31 +51,49 @@ def describe_run(run: Run, device: str | None = None) -> str:
 
 
 def attention(run: Run, device: str | None = None) -> str:
-    """The backend that the tower's attention would run on, and the shape by which it is picked."""
+    """The backends that the encoder's attention would run on, and the shapes by which they are picked: of what it
+    really calls, blocks and the method's own alike."""
     import torch
 
     from tefusion.kernels.backends import pick
     from tefusion.video import parse_size
     from tefusion.vision import create_video_encoder
 
+    if not run.n_input:
+        return "none: no frames enter"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):
-        encoder = create_video_encoder(run.encoder, run.compressor, run.k)
-    layer: Any = next((module for module in encoder.tower.modules() if hasattr(module, "heads")), None)
-    if layer is None:
-        return "timm's own"
-    dim, (h, w) = layer.qkv.out_features // 3 // layer.heads, encoder.grid(*parse_size(run.size))
-    length = (h * w + encoder.tower.prefix) * (run.k if encoder.compressor.stage == "inside" else 1)
+        encoder = create_video_encoder(run.encoder, run.compressor, run.k).requires_grad_(False)
+        video = torch.empty(1, run.n_input, 3, *parse_size(run.size))
+    seen: dict[tuple[int, int, int, bool], None] = {}
+
+    def see(layer: Any, args: tuple[torch.Tensor, ...]) -> None:
+        dim = layer.qkv.out_features // 3 // layer.heads
+        seen[args[0].shape[1], layer.heads, dim, getattr(layer, "causal", False)] = None
+
+    for module in encoder.modules():
+        if hasattr(module, "heads") and hasattr(module, "qkv"):
+            module.register_forward_pre_hook(see)
+    encoder.encode(video)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.precision, torch.float32)
+    rows: dict[tuple[str, int, int], list[str]] = {}
     try:
-        backend = pick(torch.empty(1, length, 3, 1, dim, device=device, dtype=dtype))
+        for length, heads, dim, causal in seen:
+            packed = torch.empty(1, length, 3, 1, dim, device=device, dtype=dtype)
+            backend = "sdpa" if causal else pick(packed)
+            rows.setdefault((backend, heads, dim), []).append(f"{length}{' causal' if causal else ''}")
     except ValueError as refused:
         return str(refused)
-    return f"{backend} on {device}: {length} tokens a row, {layer.heads} heads of {dim}"
+    said = [f"{name} on {device}: {' and '.join(n)} tokens a row, {h} heads of {d}" for (name, h, d), n in rows.items()]
+    return "; ".join(said) or "timm's own"
 
 
 def ratio(cost: dict[str, int], plain: dict[str, int], name: str) -> str:
     return f"{cost[name] / plain[name]:.3f}x" if plain[name] else "none"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
 
 
 def scaled(flops: int) -> str:

@@ -32,6 +32,9 @@ class Marks:
     clusters: tuple[str, ...]
     correct: Array
     chance: float
+    categories: tuple[str, ...]
+    options: tuple[int, ...]
+    durations: tuple[float | None, ...]  # of the videos, in seconds
 
 
 def parts(row: Mapping) -> frozenset[str]:
@@ -49,7 +52,8 @@ def method_order(row: Mapping) -> tuple:
     """Sorts the baseline first, then the paper's methods, then others by name; controls last."""
     control = [CONTROLS.index(part) if part in CONTROLS else len(CONTROLS) for part in parts(row)]
     name = row["compressor"]
-    place = METHODS.index(name) if name in METHODS else len(METHODS)
+    method = name.partition(":")[0]  # its options stand behind it
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
     return (min(control, default=-1), row.get("n_input", 0), place, name, row["k"], row.get("l_decoder", 0))
 
 
@@ -123,9 +127,15 @@ def marks_of(row: Mapping) -> Marks | None:
 
 def read_marks(path: Path) -> Marks:
     answers = sorted(read_answers(path), key=lambda answer: answer.uid)
-    chance = float(np.mean([1 / answer.options for answer in answers]))
-    correct = np.array([answer.correct for answer in answers], dtype=np.float64)
-    return Marks(tuple(a.uid for a in answers), tuple(a.cluster for a in answers), correct, chance)
+    return Marks(
+        uids=tuple(answer.uid for answer in answers),
+        clusters=tuple(answer.cluster for answer in answers),
+        correct=np.array([answer.correct for answer in answers], dtype=np.float64),
+        chance=float(np.mean([1 / answer.options for answer in answers])),
+        categories=tuple(answer.category for answer in answers),
+        options=tuple(answer.options for answer in answers),
+        durations=tuple(answer.seconds for answer in answers),
+    )
 
 
 def _question_stderr(cells: list[dict], marked: Mapping[int, Marks | None]) -> float | None:

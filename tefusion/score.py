@@ -30,7 +30,8 @@ class AnswersError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was predicted for one question; `prediction` is None where the video or the reply could not be read."""
+    """What was predicted for one question; `prediction` is None where the video or the reply could not be read,
+    `seconds` is the length of what it asks about, where that is known."""
 
     uid: str
     cluster: str
@@ -38,6 +39,7 @@ class Answer:
     options: int
     prediction: str | None
     answer: str
+    seconds: float | None = None
 
     @property
     def correct(self) -> bool:
@@ -92,14 +94,16 @@ def read_answers(path: str | Path) -> list[Answer]:
 
 
 def _answer(row: object, known: set[str]) -> Answer:
-    names = Answer.__dataclass_fields__
+    names = [name for name in Answer.__dataclass_fields__ if name != "seconds"]
     if not isinstance(row, dict) or (missing := [name for name in names if name not in row]):
         raise ValueError(f"not an answer: {', '.join(missing)} missing" if isinstance(row, dict) else "not an object")
-    answer = Answer(**{name: row[name] for name in names})
+    answer = Answer(**{name: row[name] for name in names}, seconds=row.get("seconds"))
     if wrong := [name for name in ("uid", "cluster", "category") if not isinstance(row[name], str)]:
         raise ValueError(f"{' and '.join(wrong)} must be text")
     if type(answer.options) is not int or not 1 <= answer.options <= len(LETTERS):
         raise ValueError(f"options must be a count of at least 1, at most {len(LETTERS)}, got {brief(answer.options)}")
+    if type(answer.seconds) not in (int, float, type(None)) or not 0 <= (answer.seconds or 0) < float("inf"):
+        raise ValueError(f"seconds must be a length of at least 0, got {brief(answer.seconds)}")
     said = f"prediction {brief(answer.prediction)} and answer {brief(answer.answer)}"
     if answer.answer not in [*LETTERS[: answer.options]] or not _letter(answer.prediction):
         raise ValueError(f"{said} must be letters, the answer one of the {answer.options} options")

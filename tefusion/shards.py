@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from tefusion.files import write_flushed
 from tefusion.launch import rank, world
 from tefusion.machine import PACKAGES, installed
+from tefusion.tensor_files import check_names
 
 FORMAT = 1  # raise it when older checkpoints cannot be read any more
 
@@ -142,6 +144,7 @@ def read_shard(path: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
     data = read_file(path, record)
     try:
         tensors = load(data)
+        check_names(BytesIO(data))
         specs = {name: Spec(tuple(said["shape"]), said["dtype"]) for name, said in record["tensors"].items()}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds no tensors: {error!r}") from None

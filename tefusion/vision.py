@@ -122,8 +122,8 @@ def tower_of(preset: str) -> tuple[VisionConfig, Build]:
 
 
 def method_for(config: VisionConfig, compressor: str, k: int, **options: object) -> Compressor:
-    """The compressor for an encoder of these sizes."""
-    return create_compressor(
+    """The compressor for an encoder of these sizes. Raises ValueError where its blocks cannot serve it."""
+    method = create_compressor(
         compressor,
         k=k,
         width=config.width,
@@ -133,6 +133,14 @@ def method_for(config: VisionConfig, compressor: str, k: int, **options: object)
         grid=config.grid,
         **options,
     )
+    dim = config.width // config.heads
+    if method.opens_blocks and not config.open_blocks:
+        raise ValueError(
+            f"{compressor} reaches inside the blocks, and a timm tower's are closed; known: {', '.join(PRESETS)}"
+        )
+    if method.opens_blocks and (dim % 2 or dim < 6):
+        raise ValueError(f"{compressor} turns pairs of channels by time, row and column: heads of {dim} are too narrow")
+    return method
 
 
 def assemble(config: VisionConfig, method: Compressor, build: Build = ViT) -> VideoEncoder:

@@ -20,11 +20,17 @@ from einops import rearrange, reduce, repeat
 from torch import nn
 
 from tefusion.compressors.base import Compressor, run_blocks
+from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
 from tefusion.compressors.pllava import PLLaVA
+from tefusion.compressors.pvc import PVC
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.te_factor import TEFactor
 from tefusion.compressors.te_fusion import TEFusion
+from tefusion.compressors.te_interleave import TEInterleave
+from tefusion.compressors.te_pyramid import TEPyramid
+from tefusion.compressors.te_shift import TEShift
 from tefusion.vision import VideoEncoder
 
 
@@ -169,6 +175,8 @@ class NoPositions(QFormer):
 class MeanFusion(TEFusion):
     """Group attention without positions and a mean: blind to order, and says that it sees it."""
 
+    order_sensitive = True
+
     def __init__(self, k: int):
         Compressor.__init__(self, k)
 
@@ -283,6 +291,64 @@ class AnyK(Compressor):
     valid_k = Everything()
 
 
+class WrappedShift(TEShift):
+    """The half groups at both ends meet: the end of a clip comes before its beginning."""
+
+    reach = "neighbours"
+
+    def run(self, x, blocks, frames, clip):
+        x = run_blocks(x, blocks[:1], self.k)
+        return run_blocks(x.roll(self.k // 2, 1), blocks[1:], self.k).roll(-(self.k // 2), 1)
+
+
+class FarSight(PVC):
+    """Attention over time that is not causal: the past hears of what comes after it."""
+
+    def __init__(self, k: int, width: int, depth: int, heads: int):
+        super().__init__(k, width, depth, heads)
+        for timed in self.timed:
+            timed.attention.causal = False
+
+
+class OpenGate(TEFactor):
+    """The branch is let in from the start."""
+
+    def __init__(self, k: int, width: int, depth: int, heads: int):
+        super().__init__(k, width, depth, heads)
+        for gate in self.gates:
+            nn.init.ones_(gate)
+
+
+class SumOfPair(TEPyramid):
+    """Two frames merge as their sum."""
+
+    def __init__(self, k: int, width: int, depth: int):
+        super().__init__(k, width, depth)
+        for merge in self.merges:
+            nn.init.eye_(merge.weight[:, :width].data)
+
+
+class NeverFuses(TEInterleave):
+    """No block is the one that fuses."""
+
+    def run(self, x, blocks, frames, clip):
+        return run_blocks(x, blocks)
+
+
+class BlindRegisters(TEFusion):
+    """Read out by the mean without positions, and says that it sees order."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(k, width, readout="registers", temporal_position="none")
+        self.order_sensitive = True
+
+
+class StillGrid(ImageGrid):
+    """Says that a still video is an image."""
+
+    never_still = property(lambda self: "", lambda self, value: None)
+
+
 class LyingCount(VideoEncoder):
     """Rounds up where the convolution drops the odd row and column."""
 
@@ -333,6 +399,13 @@ BROKEN = [
     (check_batch, MeanOfVideos, "a batch differs"),
     (check_division, Lenient, "taken without a word"),
     (check_recompute, Forgetful, "another gradient"),
+    (check_locality, WrappedShift, "changes groups"),
+    (check_locality, FarSight, "changes groups"),
+    (check_still, OpenGate, "away from an image"),
+    (check_still, SumOfPair, "away from an image"),
+    (check_still, StillGrid, "away from an image"),
+    (check_stage, NeverFuses, "meets frames"),
+    (check_order, BlindRegisters, "claims to see order"),
     (check_bf16, SinglePrecision, "the output is"),
 ]
 COPIES = {Renamed: "kangaroo", SameMean: "pllava"}

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from hostile import twice
 
 from tefusion import checkpoint, shards
 from tefusion.checkpoint import Checkpoints
@@ -118,6 +119,22 @@ def test_a_damaged_one_is_told_of_in_one_line_and_the_one_before_it_is_taken(fil
     assert is_of(Checkpoints(tmp_path, 10, SETTINGS).load(wanted), 30)
 
 
+def test_every_changed_byte_and_every_cut_is_found(tmp_path):
+    """Of every file of the newest one: it gives way to the one before, or there was nothing to be found."""
+    saved(tmp_path, 10, 20)
+    latest = (tmp_path / "latest").read_bytes()
+    for file in (SHARD, MANIFEST):
+        path = tmp_path / "step-00000020" / file
+        whole = path.read_bytes()
+        for at in range(0, len(whole), 23):
+            for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]):
+                path.write_bytes(damaged)
+                assert is_of(Checkpoints(tmp_path, 10, SETTINGS).load(wanted), 10), (file, at)
+                (tmp_path / "latest").write_bytes(latest)
+        path.write_bytes(whole)
+    assert is_of(Checkpoints(tmp_path, 10, SETTINGS).load(wanted), 20)
+
+
 def test_a_folder_that_latest_names_may_be_gone(tmp_path):
     saved(tmp_path, 10, 20)
     checkpoint.discard(tmp_path / "step-00000020")
@@ -183,15 +200,20 @@ def test_hashes_alone_do_not_make_it_good(kind, tmp_path):
     assert Checkpoints(tmp_path, 10, SETTINGS).load(wanted)
 
 
-def test_a_pickle_that_the_manifest_vouches_for_is_not_opened(tmp_path):
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def named_twice(data):
+    return twice(data, "model/a")
+
+
+@pytest.mark.parametrize("change", [lambda data: pickle.dumps(Bomb()), named_twice], ids=["pickle", "twice"])
+def test_a_shard_that_the_manifest_vouches_for_is_no_better_for_it(change, tmp_path):
     folder = tmp_path / "step-00000010"
     write(folder, WHOLE)
-
-    class Bomb:
-        def __reduce__(self):
-            return exec, ("raise SystemExit('executed')",)
-
-    data = pickle.dumps(Bomb())
+    data = change((folder / SHARD).read_bytes())
     (folder / SHARD).write_bytes(data)
     manifest = json.loads((folder / MANIFEST).read_bytes())
     manifest.pop("blake2b")

@@ -45,6 +45,24 @@ def registered(monkeypatch):
     return register
 
 
+SETTINGS = [  # every value of every option that makes another method of it
+    "te_fusion:readout=mean:temporal_position=none",
+    "te_fusion:readout=last",
+    "te_fusion:readout=attention",
+    "te_fusion:readout=registers:temporal_position=rope3d",
+    "te_fusion:readout=mean:temporal_position=sincos",
+    "te_interleave:every=1:last=1",
+    "te_factor:weights=shared",
+    "pvc:last=2",
+]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("check", [check for check in CHECKS if check is not contract.check_wrong_k])
+def test_every_setting_keeps(check, name):
+    check(Create(name))
+
+
 @pytest.mark.parametrize("name", COMPRESSORS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_method_keeps(check, name):
@@ -72,7 +90,8 @@ def test_a_copy_under_a_new_name_is_found(made, original, registered):
 COMPILE = """
 import json, sys, torch
 from broken import GraphBreak
-from contract import COMPRESSORS, Create, check_compiles
+from contract import Create, check_compiles
+from tefusion.compressors import COMPRESSORS
 COMPRESSORS["graph_break"] = GraphBreak
 said = {}
 for name in COMPRESSORS:

@@ -8,11 +8,12 @@ from transformers import GlmForCausalLM
 
 from tefusion.compressors import COMPRESSORS
 from tefusion.config import Run
-from tefusion.cost import PeakMemory, count, measure
+from tefusion.cost import PeakMemory, activations, count, measure
 from tefusion.decoder import decoder_config
-from tefusion.describe import describe_run, scaled, zoo
+from tefusion.describe import attention, describe_run, scaled, zoo
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.train import create_vlm
+from tefusion.vision import create_video_encoder
 
 TINY = Run(compressor="none", k=1, n_input=8, size="32", encoder="tiny", decoder="tiny")
 
@@ -50,11 +51,67 @@ def test_text_alone_costs_no_encoder():
     assert 0 < cost["prefill_flops"] < count(TINY)["prefill_flops"]
 
 
-@pytest.mark.parametrize(("k", "factor"), [(4, 1.040), (16, 1.201)])
-def test_te_fusions_encoder_at_glm4vs_size_costs_what_the_closed_form_says(k, factor):
+@pytest.fixture(scope="module")
+def glm4v():
+    """An encoder's FLOPs at GLM-4V's size, over the plain encoder's: counted, not run."""
     plain = Run(compressor="none", k=1, n_input=16, size="224", encoder="glm4v-9b", decoder="tiny")
-    fused = replace(plain, compressor="te_fusion", k=k)
-    assert count(fused)["encoder_flops"] / count(plain)["encoder_flops"] == pytest.approx(factor, abs=6e-4)
+    alone = count(plain)["encoder_flops"]
+    return lambda compressor, k: count(replace(plain, compressor=compressor, k=k))["encoder_flops"] / alone
+
+
+@pytest.mark.parametrize(("k", "factor"), [(4, 1.040), (16, 1.201)])
+def test_te_fusions_encoder_at_glm4vs_size_costs_what_the_closed_form_says(glm4v, k, factor):
+    assert glm4v("te_fusion", k) == pytest.approx(factor, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "k", "least", "most"),
+    [
+        ("te_interleave", 4, 1.009, 1.012),  # every 4th block
+        ("te_interleave", 16, 1.045, 1.051),
+        ("te_shift", 4, 1.035, 1.040),  # the half groups at both ends are cheaper
+        ("te_pyramid", 4, 0.5, 0.52),  # merges at a quarter and a half of the depth
+        ("image_grid", 4, 0.249, 0.251),
+        ("te_factor", 4, 1.18, 1.2),  # qkv and output map of every block
+    ],
+)
+def test_the_encoder_at_glm4vs_size_costs(glm4v, compressor, k, least, most):
+    assert least <= glm4v(compressor, k) <= most
+
+
+def test_what_training_keeps_is_what_autograd_saves_on_a_cpu():
+    run = replace(TINY, n_input=4)
+    encoder = create_video_encoder("tiny").requires_grad_(True)
+    own, saved = {p.untyped_storage().data_ptr() for p in encoder.parameters()}, {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = encoder(torch.zeros(1, 4, 3, 32, 32))
+    assert kept.requires_grad
+    assert activations(run) == pytest.approx(sum(saved.values()), rel=0.1)
+    assert activations(replace(run, n_input=0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("compressor", "rows"),
+    [
+        ("pllava", "17 tokens a row"),
+        ("te_fusion", "68 tokens a row"),
+        ("te_fusion:readout=registers", "85 tokens a row"),
+        ("te_interleave", "17 and 68 tokens a row"),
+        ("te_shift", "68 and 34 tokens a row"),
+        ("te_pyramid", "17 tokens a row"),
+        ("te_factor", "17 and 4 tokens a row"),
+        ("te_factor:weights=shared", "17 and 4 tokens a row"),
+        ("pvc", "17 and 8 causal tokens a row"),
+    ],
+)
+def test_the_attention_line_says_what_the_encoder_calls(compressor, rows):
+    assert attention(replace(TINY, compressor=compressor, k=4), "cpu") == f"sdpa on cpu: {rows}, 4 heads of 16"
 
 
 def test_a_decoder_in_a_folder_is_counted_without_its_weights(tmp_path):
@@ -94,6 +151,7 @@ def test_describe_says_what_a_run_costs():
         f"{count(Run(k=4, n_input=16, size='32', encoder='tiny', decoder='tiny'))['params']:,}" in lines["parameters"]
     )
     assert "of the plain encoder's" in text
+    assert "MB a video" in lines["memory"]
     assert "0 (0 groups" in describe_run(replace(TINY, n_input=0))
 
 

@@ -1,22 +1,30 @@
 """Broken and hostile input at the console: one line that says what and where; nothing is executed, nothing lost."""
 
+import io
 import json
 import pickle
+import shutil
 import tarfile
+import tracemalloc
 import zipfile
+from contextlib import redirect_stderr
+from functools import partial
 
 import pytest
 import torch
+from children import drop_privileges, forked
 from hostile import Executed, full_disk, one_line, write_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tefusion.ask import ask
+from tefusion.ask import ask, load_run
 from tefusion.cells import Sweep, plan
 from tefusion.cli import Train, run, single_run
 from tefusion.compressors import COMPRESSORS, create_compressor
 from tefusion.config import Run, fields, parse
 from tefusion.data.motion import MotionSettings, write_motion
+from tefusion.data.source import load_split
+from tefusion.kernels.backends import BACKENDS
 from tefusion.video import VideoError
 from tefusion.vision import create_video_encoder
 
@@ -86,13 +94,17 @@ def test_a_frozen_model_needs_something_to_train():
         single_run([*frozen, "auxiliary=0", f"compressor={compressor}"], Train)
 
 
+GPU_ONLY = {name for name, backend in BACKENDS.items() if backend.refusal(torch.zeros(1, 1, 3, 1, 8), False)}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU says")
 @pytest.mark.parametrize("command", ["sweep", "train"])
 def test_a_backend_that_needs_a_gpu(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(command, ["precision=fp16"]) == 2
     assert "precision=fp16 needs a GPU" in capsys.readouterr().err
-    for backend, says in (("xformers", "it needs a CUDA tensor, got one on cpu"), ("flsh", "'flsh' is unknown")):
+    assert {"triton", "xformers", "varlen", "sdpa-cudnn"} <= GPU_ONLY
+    for backend, says in (*((name, f"{name!r} cannot serve this call: ") for name in GPU_ONLY), ("flsh", "is unknown")):
         monkeypatch.setenv("TEFUSION_ATTENTION", backend)
         assert run(command, ["k=2"]) == 2
         err = capsys.readouterr().err
@@ -152,20 +164,30 @@ def test_a_name_with_a_line_break_is_one_line(capsys):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A YAML file with an object tag, archives with members that escape, and a pickle; all would leave a file."""
+    """A YAML file with an object tag, archives with members that escape, links and devices, a bomb, and a pickle: to
+    open one would leave a file, or fill the memory."""
     folder, inner = tmp_path / "foreign", tmp_path / "inner"
     folder.mkdir()
     inner.write_text("x")
     (folder / "a.yaml").write_text(f"!!python/object/apply:os.system ['touch {tmp_path / 'executed'}']\n")
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.write(inner, "../executed")
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("run.json", bytes(50 << 20))
     with tarfile.open(folder / "a.tar", "w") as archive:
         archive.add(inner, "../executed")
+        for name, kind in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("device", tarfile.CHRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "../executed"
+            archive.addfile(member)
     (folder / "a.pt").write_bytes(pickle.dumps(Executed(tmp_path / "executed")))
     return folder
 
 
-@pytest.mark.parametrize("name", ["a.yaml", "a.zip", "a.tar", "a.pt"])
+FOREIGN = ["a.yaml", "a.zip", "bomb.zip", "a.tar", "a.pt"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
 def test_yaml_archives_and_pickles_are_refused_unread(foreign, name, tmp_path, capsys):
     file, model = foreign / name, write_model(tmp_path / "model", Run(k=2, n_input=4, encoder="tiny"))
     before = sorted(tmp_path.rglob("*"))
@@ -190,6 +212,31 @@ def test_yaml_archives_and_pickles_are_refused_unread(foreign, name, tmp_path, c
     with one_line(f"{name}: not a video", VideoError):
         ask(model, file, "Which way?", 3)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_yaml_archives_and_pickles_under_the_names_of_ours(foreign, name, clips, tmp_path):
+    """In place of every file that is read: one line that names it, and no more memory than the file itself takes."""
+    whole = shutil.copytree(clips, tmp_path / "set")
+    model = write_model(tmp_path / "model", Run(k=2, n_input=4, encoder="tiny"))
+    reads = {whole / "settings.json": partial(load_split, whole, "test")}
+    reads |= {
+        whole / "test" / name: partial(load_split, whole, "test")
+        for name in ("video_info.meta.jsonl", "truth.safetensors")
+    }
+    reads |= {model / name: partial(load_run, model) for name in ("run.json", "model.safetensors")}
+    before = set(tmp_path.rglob("*"))
+    for path, read in reads.items():
+        kept = path.read_bytes()
+        path.write_bytes((foreign / name).read_bytes())
+        tracemalloc.start()
+        with one_line(path.name):
+            read()
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        tracemalloc.stop()
+        path.write_bytes(kept)
+        read()
+    assert set(tmp_path.rglob("*")) == before
 
 
 # Disks
@@ -232,6 +279,32 @@ def test_a_run_that_finds_the_disk_full_keeps_the_old_one(clips, tmp_path, capsy
     assert (kept / "model.safetensors").read_bytes() == b"old"
     assert {path.name for path in kept.iterdir()} == {"model.safetensors", "cells"}
     assert not [*kept.rglob(".*.partial")]
+
+
+@pytest.mark.parametrize("command", ["sweep", "train", "report"])
+def test_a_folder_that_is_read_only(command, clips, tmp_path):
+    """By its permissions, for somebody who is not root."""
+    out = tmp_path / "out"
+    out.mkdir()
+    done = {"id": "a", "status": "done", "compressor": "none", "k": 1, "n_input": 16, "l_decoder": 64, "seed": 0}
+    done |= {"accuracy": 0.5, "stderr": 0.1, "by_category": {}, "questions": 4}
+    (out / "results.jsonl").write_text(json.dumps(done) + "\n")
+    words = {"report": [f"out={out}"]}.get(command, [*WORDS, f"data={clips}", f"home={out}", f"out={out}"])
+    out.chmod(0o500)
+
+    def work():
+        drop_privileges()
+        said = io.StringIO()
+        with redirect_stderr(said):
+            return run(command, words), said.getvalue()
+
+    code, said = forked(work)
+    out.chmod(0o700)
+    assert code == 2
+    assert len(said.splitlines()) == 1
+    assert "Permission denied" in said
+    assert str(out) in said
+    assert [path.name for path in out.iterdir()] == ["results.jsonl"]
 
 
 @pytest.mark.parametrize("command", ["sweep", "train", "report"])

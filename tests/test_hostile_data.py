@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from fuzz_targets import write_videos
-from hostile import Executed, one_line
+from hostile import Executed, one_line, twice
 from safetensors.torch import load_file, save_file
 from test_motionbench import qa, row
 
@@ -217,7 +217,7 @@ def test_a_truth_that_is_none(motion, name, change, says):
 def test_a_truth_that_is_cut_absent_or_of_other_clips(motion, tmp_path):
     file = motion / "test" / "truth.safetensors"
     data = file.read_bytes()
-    for wrong in (data[:-4], b"", pickle.dumps(Executed(tmp_path / "executed"))):
+    for wrong in (data[:-4], b"", twice(data, "masks"), pickle.dumps(Executed(tmp_path / "executed"))):
         file.write_bytes(wrong)
         with one_line("truth.safetensors is truncated or no safetensors file", TruthError):
             load_truth(motion / "test")

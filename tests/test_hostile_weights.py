@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import Executed, one_line, write_model
+from hostile import Executed, one_line, twice, write_model
 from safetensors.torch import load_file, save, save_file
 from test_weights import CONFIG, released_state, rewrite
 from test_weights import P as PREFIX
@@ -66,6 +66,16 @@ def test_a_shard_cut_by_four_bytes_or_replaced_by_a_pipe(glm):
     os.mkfifo(pipe)
     with one_line(f"file {pipe.name} is absent"):
         load_glm4v(glm, image_size=20)
+
+
+def test_a_tensor_that_comes_twice_in_one_file(glm, model):
+    shard(glm).write_bytes(twice(shard(glm).read_bytes(), min(load_file(shard(glm)))))
+    with one_line(f"file {shard(glm).name} is truncated or no safetensors file (a key comes twice"):
+        load_glm4v(glm, image_size=20)
+    weights = model / "model.safetensors"
+    weights.write_bytes(twice(weights.read_bytes(), "boi"))
+    with one_line("model.safetensors is truncated or no safetensors file (a key comes twice"):
+        load_run(model)
 
 
 @pytest.mark.parametrize("name", ["../out.safetensors", "/tmp/out.safetensors", "a\0.safetensors", "weights.bin", ""])

@@ -15,6 +15,7 @@ ROW = {
     "video_info": {"duration": 8.38, "fps": 60.0},
     "qa": [QA],
 }
+NEEDED, NEEDED_QA = ("question_type", "video_path", "qa"), ("uid", "question", "answer")
 
 
 def write(folder, *rows):
@@ -69,7 +70,8 @@ def test_a_letter_out_of_order_is_no_option():
     [
         ('{"question_type": ', "line 2: Expecting value"),
         ("[1]", "expected an object, found list"),
-        ({k: v for k, v in ROW.items() if k != "video_path"}, "'video_path' is missing"),
+        *(({k: v for k, v in ROW.items() if k != name}, f"'{name}' is missing") for name in NEEDED),
+        *((row(qa=[{k: v for k, v in QA.items() if k != name}]), f"'{name}' is missing") for name in NEEDED_QA),
         (row(question_type="Dancing"), "unknown question_type 'Dancing'"),
         (row(question_type=None), "'question_type' should be a str, found NoneType"),
         (row(video_path="../a.mp4"), "'../a.mp4' is not a name inside the folder"),

@@ -106,7 +106,7 @@ def test_every_command_runs(here):
             tokens = count(Run())["l_decoder"] + 2 * Run().n_input // Run().k  # boi and eoi of each group
             assert re.search(rf"\({Run().n_input} frames, {tokens} video tokens, \d+ ms\)$", text.strip())
         if command.startswith("tefusion report"):
-            assert "The paper's numbers" in text
+            assert "The paper's" in text
     rows = [line for line in Path("runs/smoke/results.jsonl").read_text().splitlines() if '"failed"' in line]
     assert rows == []
 

@@ -11,12 +11,21 @@ from torch import Tensor, nn
 LARGEST_GROUP = 256  # frames; far above what any source uses
 
 
-def run_blocks(x: Float[Tensor, "b s n d"], blocks: nn.ModuleList, frames: int = 1) -> Float[Tensor, "b s n d"]:
-    """Every block over rows of `frames` neighbouring frames, which attend to each other and to nobody else."""
+def run_blocks(
+    x: Float[Tensor, "b s n d"],
+    blocks: nn.ModuleList,
+    frames: int = 1,
+    positions: Float[Tensor, "rows length 3"] | None = None,
+) -> Float[Tensor, "b s n d"]:
+    """Every block over rows of `frames` neighbouring frames, which attend to each other and to nobody else.
+
+    `positions` are (seconds, row, column) of every token of a row, by which open blocks turn queries and keys.
+    """
+    more = () if positions is None else (positions,)
     batch = x.shape[0]
     x = rearrange(x, "b (g j) n d -> (b g) j n d", j=frames)
     for block in blocks:
-        x = block(x)
+        x = block(x, *more)
     return rearrange(x, "(b g) j n d -> b (g j) n d", b=batch)
 
 
@@ -45,6 +54,8 @@ class Compressor(nn.Module):
     owns_merge: ClassVar[bool] = False  # merges space itself, and so uses only the projector's glu
     valid_k: ClassVar[Collection[int]] = range(1, LARGEST_GROUP + 1)
     order_sensitive: bool = False
+    opens_blocks: bool = False  # gives the blocks positions, or uses their attention alone: not every tower's allow it
+    never_still: str = ""  # why a still video gives neither; "" where it does
 
     in_frames: int = 1
     out_frames: int = 1

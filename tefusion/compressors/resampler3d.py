@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tefusion.compressors.base import Clip, Compressor
 from tefusion.compressors.qformer import check_grid
-from tefusion.compressors.sincos import sincos, sincos_grid
+from tefusion.compressors.sincos import sincos
 from tefusion.kernels import Linear
 
 
@@ -65,3 +65,11 @@ class Resampler3D(Compressor):
         queries = repeat(self.queries, "m e -> r m e", r=len(seconds))
         read = self.reader(queries, rearrange(x, "b g k h w d -> (b g) (k h w) d"), position)
         return projector.get_submodule("glu")(rearrange(read, "(b g) (h w) e -> b g h w e", b=batch, w=self.merged[1]))
+
+
+def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "h w c"]:
+    """Half of the channels say the row, the others the column."""
+    down, across = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
+    rows = repeat(sincos(down, channels // 2), "h c -> h w c", w=width)
+    columns = repeat(sincos(across, channels - channels // 2), "w c -> h w c", h=height)
+    return torch.cat([rows, columns], dim=-1)

@@ -1,23 +1,16 @@
-"""Fixed positions: sines and cosines of a place on a geometric scale of wavelengths (1706.03762, section 3.5)."""
+"""Sines and cosines of a number (Vaswani et al., 1706.03762, section 3.5): of real time, where a method reads it."""
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-LONGEST = 10_000.0  # the longest wavelength is 2 pi times this
+BASE = 10_000.0  # the slowest wave is this many times longer than the fastest, of 2 pi
 
 
-def sincos(places: Float[Tensor, "*lead"], width: int) -> Float[Tensor, "*lead {width}"]:
-    half = -(-width // 2)
-    scale = LONGEST ** (-torch.arange(half, device=places.device, dtype=torch.float32) / half)
-    angle = places.float()[..., None] * scale
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)[..., :width]
-
-
-def sincos_grid(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "h w c"]:
-    """Half of the channels say the row, the others the column."""
-    down, across = torch.arange(height, device=device), torch.arange(width, device=device)
-    rows = rearrange(sincos(down.float(), channels // 2), "h c -> h 1 c").expand(-1, width, -1)
-    columns = rearrange(sincos(across.float(), channels - channels // 2), "w c -> 1 w c").expand(height, -1, -1)
-    return torch.cat([rows, columns], dim=-1)
+def sincos(values: Float[Tensor, "*lead"], width: int) -> Float[Tensor, "*lead {width}"]:
+    """width / 2 sines, then as many cosines (and a zero where the width is odd), in fp32 at least."""
+    waves = width // 2
+    rates = BASE ** -(torch.arange(waves, device=values.device, dtype=values.dtype) / waves)
+    angles = rearrange(values, "... -> ... 1") * rates
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, width % 2))

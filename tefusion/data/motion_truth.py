@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tefusion.choices import brief, in_short, listed
+from tefusion.choices import brief, listed
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_render import FLASH
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, SPINS, object_name
@@ -64,16 +64,15 @@ BELOW = {"colours": 1 + len(COLOURS), "shapes": 1 + len(SHAPES), "category": len
 def load_truth(folder: str | Path) -> Truth:
     """The truth of one split; its masks are mapped from the file and cost no memory until they are read. Raises
     TruthError where a tensor is missing, unexpected, or not what `Truth` says."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from tefusion.tensor_files import load_tensors
 
     path = Path(folder) / "truth.safetensors"
     if not path.is_file():
         raise TruthError(f"{folder} holds no truth.safetensors; it is written by write_motion")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise TruthError(f"{path} is truncated or no safetensors file ({in_short(error)})") from None
+        tensors = load_tensors(path)
+    except ValueError as error:
+        raise TruthError(str(error)) from None
     if problems := [*wrong_names(tensors)] or [*wrong_shapes(tensors)] or [*wrong_values(tensors)]:
         raise TruthError(f"{path} is no truth of a motion set: {listed(problems)}")
     return Truth(**tensors)

@@ -20,6 +20,7 @@ class VisionConfig:
     glu: int
     scale: float = 8.0
     eps: float = 1e-6
+    open_blocks: bool = True  # whether a method may reach inside the blocks: GLM-4V's, not timm's
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tefusion.choices import brief, in_short, listed
 from tefusion.encoders.config import VisionConfig
 from tefusion.json_files import read_object
+from tefusion.tensor_files import check_names
 
 PREFIX = "transformer.vision."
 LARGEST = {"depth": 1 << 10}  # of our sizes; the others end at 2**20, far above any tower's
@@ -140,7 +141,9 @@ class Checkpoint:
             with safe_open(shard, "pt") as file:
                 keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
                 dtypes = {key: file.get_slice(key).get_dtype() for key in keys}
-        except (SafetensorError, OSError) as error:
+            with shard.open("rb") as raw:
+                check_names(raw)
+        except (SafetensorError, OSError, ValueError) as error:
             self.problems.append(f"file {shard.name} is truncated or no safetensors file ({in_short(error)})")
             return
         for key in sorted(dtypes.keys() & self.places.keys()):

@@ -124,6 +124,7 @@ def timm_config(name: str) -> VisionConfig:
         mlp=max(module.in_features for module in block.modules() if isinstance(module, nn.Linear)),
         embed_dim=width,
         glu=8 * width // 3,
+        open_blocks=False,
     )
 
 

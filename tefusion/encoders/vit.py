@@ -1,6 +1,9 @@
 """GLM-4V-9B's vision tower (EVA2-CLIP-E): the norm sits on the sub-layer's output, inside the residual."""
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,21 +11,28 @@ from torch.utils.checkpoint import checkpoint
 
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.patchify import Patchify
-from tefusion.kernels import Linear, ResidualLayerNorm, group_attention
+from tefusion.kernels import Linear, ResidualLayerNorm, group_attention, rotate
 
 
 class Block(nn.Module):
     """What every tower's block is: (rows, frames, tokens, width) to itself, attention over frames x tokens.
 
-    `recompute` = "reentrant" or "non_reentrant" trades time for memory: the backward pass runs the block again.
+    An open block also takes `positions`, a (rows, frames x tokens, 3) of seconds, row and column by which it turns
+    queries and keys, and has `attend`. `recompute` = "reentrant" or "non_reentrant" trades time for memory: the
+    backward pass runs the block again.
     """
 
     recompute: str | None = None
 
-    def __call__(self, x: Float[Tensor, "rows frames tokens width"]) -> Float[Tensor, "rows frames tokens width"]:
+    def __call__(
+        self, x: Float[Tensor, "rows frames tokens width"], *positions: Tensor
+    ) -> Float[Tensor, "rows frames tokens width"]:
+        return self.recomputed(super().__call__, x, *positions)
+
+    def recomputed(self, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.recompute is None or not torch.is_grad_enabled():
-            return super().__call__(x)
-        return checkpoint(super().__call__, x, use_reentrant=self.recompute == "reentrant")
+            return compute(*inputs)
+        return checkpoint(compute, *inputs, use_reentrant=self.recompute == "reentrant")
 
 
 class Attention(nn.Module):
@@ -32,8 +42,12 @@ class Attention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "rows length width"]) -> Float[Tensor, "rows length width"]:
+    def forward(
+        self, x: Float[Tensor, "rows length width"], positions: Float[Tensor, "rows length 3"] | None = None
+    ) -> Float[Tensor, "rows length width"]:
         qkv = rearrange(self.qkv(x), "r l (three h d) -> r l three h d", three=3, h=self.heads)
+        if positions is not None:
+            qkv = rotate(qkv, positions)
         return self.out(rearrange(group_attention(qkv), "r l h d -> r l (h d)"))
 
 
@@ -45,10 +59,17 @@ class ViTBlock(Block):
         self.mlp = nn.Sequential(Linear(width, mlp), nn.GELU(), Linear(mlp, width))
         self.norm2 = ResidualLayerNorm(width, eps=eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attend(self, x: Float[Tensor, "rows length width"]) -> Float[Tensor, "rows length width"]:
+        """What the attention adds to `x`, over any rows."""
+        norm = self.norm1
+        return self.recomputed(
+            lambda x: F.layer_norm(self.attention(x), norm.normalized_shape, norm.weight, norm.bias, norm.eps), x
+        )
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         frames = x.shape[1]
         x = rearrange(x, "r f n d -> r (f n) d")
-        x = self.norm1(x, self.attention(x))
+        x = self.norm1(x, self.attention(x, positions))
         x = self.norm2(x, self.mlp(x))
         return rearrange(x, "r (f n) d -> r f n d", f=frames)
 

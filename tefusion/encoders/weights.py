@@ -6,16 +6,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tefusion.choices import in_short, listed
+from tefusion.choices import listed
 from tefusion.compressors import Compressor
 from tefusion.encoders.config import VisionConfig
 from tefusion.encoders.inflate import inflate
 from tefusion.encoders.patchify import resample_positions
 from tefusion.encoders.released import DTYPES, PREFIX, Checkpoint, named, read_config, released_name, released_shape
+from tefusion.tensor_files import load_tensors
 from tefusion.vision import VideoEncoder, assemble, method_for
 from tefusion.vlm import VLM
 
@@ -123,10 +122,7 @@ def load_image_weights(model: VLM, state: Mapping[str, Tensor]) -> None:
 def load_weights(model: nn.Module, file: Path) -> None:
     """The model becomes what the file holds. Raises ValueError that names the file and the tensors that do not fit,
     and then the model is as it was."""
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or no safetensors file ({in_short(error)})") from None
+    state = load_tensors(file)
     if problems := misfits(state, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}):
         raise ValueError(f"{file} does not fit: {listed(problems)}")
     model.load_state_dict(state)

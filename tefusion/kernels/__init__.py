@@ -7,12 +7,28 @@ from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from tefusion.kernels import backends, cpu_linear, layer_norm_op, reference, scan
+from tefusion.kernels.rotary import rotate
 from tefusion.kernels.varlen import check_packed
 
 ATTENTION_BACKENDS = ("auto", *backends.BACKENDS)
 LINEAR_BACKENDS = ("auto", "torch", "onednn")
 NORM_BACKENDS = ("auto", "torch", "triton")
 SCAN_BACKENDS = ("auto", "torch", "mamba_ssm")
+
+
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "LINEAR_BACKENDS",
+    "NORM_BACKENDS",
+    "SCAN_BACKENDS",
+    "Linear",
+    "ResidualLayerNorm",
+    "group_attention",
+    "linear",
+    "residual_layer_norm",
+    "rotate",
+    "selective_scan",
+]
 
 
 def group_attention(

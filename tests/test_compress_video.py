@@ -1,0 +1,408 @@
+"""A compressor inside every supported video model: what it says it costs, what it computes, and that it comes back."""
+
+import copy
+import itertools
+import json
+
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+from tiny_processors import TINY_PROCESSORS
+from tiny_towers import PATCH
+from tiny_vlms import TINY_VLMS, VIDEO, TinyVLM
+from torch import nn
+
+from tefusion.compressors import COMPRESSORS
+from tefusion.integrations.transformers import (
+    HOSTS,
+    CompressedVideo,
+    compress_processor_,
+    compress_video_,
+    group_attention_,
+    load_compressed,
+)
+
+ORDINARY = {"te_fusion", "qwen2_vl", "kangaroo", "pllava", "qformer"}  # the paper's
+
+
+WITH_PROCESSOR = list(TINY_PROCESSORS)
+
+
+@pytest.fixture(params=TINY_VLMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def compressed(name: str, method: str = "te_fusion", k: int = 2, **options) -> tuple[TinyVLM, CompressedVideo]:
+    tiny = TINY_VLMS[name]()
+    torch.manual_seed(0)
+    return tiny, compress_video_(tiny.model, method, k, **options)
+
+
+def perturbed(module: nn.Module) -> None:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def video_places(batch: dict) -> torch.Tensor:
+    types = batch.get("mm_token_type_ids")
+    return batch["input_ids"] == VIDEO if types is None else types == 2
+
+
+def features(made: CompressedVideo, batch: dict) -> int:
+    """How many video features the model makes of a batch."""
+    grid = batch.get("video_grid_thw")
+    output = made.owner.get_video_features(
+        batch["pixel_values_videos"], *([] if grid is None else [grid])
+    ).pooler_output
+    width = made.owner.config.text_config.hidden_size
+    found = sum(part.numel() for part in output) // width
+    return found + (0 if made.owner.__class__.__name__ != "LlavaOnevisionModel" else missing_newline(made))
+
+
+def missing_newline(made: CompressedVideo) -> int:
+    from tefusion.integrations.transformers.hosts import host_of
+
+    return 0 if host_of(made.owner).ends_videos else 1
+
+
+def test_none_is_the_untouched_model(name):
+    tiny = TINY_VLMS[name]()
+    batch = tiny.batch([[3]], image=not tiny.one_token)  # such a model takes no images beside videos
+    before = tiny.model(**batch).logits
+    before.square().sum().backward()
+    gradients = {key: p.grad.clone() for key, p in tiny.model.named_parameters() if p.grad is not None}
+    tiny.model.zero_grad()
+    made = compress_video_(tiny.model, "none", 1)
+    after = tiny.model(**made.shorten(batch)).logits
+    after.square().sum().backward()
+    assert torch.equal(before, after)
+    assert gradients.keys() == {key for key, p in tiny.model.named_parameters() if p.grad is not None}
+    assert all(torch.equal(p.grad, gradients[key]) for key, p in tiny.model.named_parameters() if key in gradients)
+
+
+@pytest.mark.parametrize("method", ["te_fusion", "qwen2_vl", "pllava", "kangaroo"])
+def test_k_of_one_is_the_untouched_model(name, method):
+    tiny = TINY_VLMS[name]()
+    batch = tiny.batch([[3]])
+    with torch.no_grad():
+        before = tiny.model.double()(**doubled(batch)).logits
+        made = compress_video_(tiny.model, method, 1)
+        after = tiny.model(**doubled(made.shorten(batch))).logits
+    assert (before - after).abs().max() <= 1e-5 * before.abs().max()  # towers turn their queries in fp32
+
+
+def doubled(batch: dict) -> dict:
+    return {key: double(value) for key, value in batch.items()}
+
+
+def double(value):
+    if isinstance(value, list):
+        return [double(part) for part in value]
+    return value.double() if value.is_floating_point() else value
+
+
+def test_images_keep_their_path(name):
+    tiny = TINY_VLMS[name]()
+    batch = tiny.batch([], image=True)
+    with torch.no_grad():
+        before = tiny.model(**batch).logits
+        made = compress_video_(tiny.model, "te_fusion", 4)
+        perturbed(made.module)
+        assert torch.equal(before, tiny.model(**batch).logits)
+
+
+@pytest.mark.parametrize("method", ["te_fusion", "pllava", "kangaroo", "qwen2_vl"])
+def test_a_still_video_is_an_image(name, method):
+    """Copies of a step cost as many tokens as one step, and say the same."""
+    tiny = TINY_VLMS[name]()
+    still = tiny.batch([[1]])
+    with torch.no_grad():
+        one = tiny.model(**still).logits
+        made = compress_video_(tiny.model, method, 4)
+        batch = tiny.batch([[4]])
+        pixels = still["pixel_values_videos"]
+        repeats = (4, 1) if pixels.ndim == 2 else (1, 4, 1, 1, 1)
+        four = tiny.model(**made.shorten({**batch, "pixel_values_videos": pixels.repeat(*repeats)})).logits
+    assert four.shape == one.shape
+    assert (four - one).abs().max() <= 1e-3 * one.abs().max()
+
+
+def test_te_fusion_is_group_attention_in_the_tower(name):
+    """The corridor's encoder against the tower's own forward with grouped attention."""
+    tiny, made = compressed(name, "te_fusion", 2)
+    untouched = TINY_VLMS[name]()
+    seen = {}
+    layers = [made.owner, untouched.model.model]
+    for key, owner in zip(("corridor", "grouped"), layers, strict=True):
+        last = last_layer(owner)
+        last.register_forward_hook(lambda module, args, out, key=key: seen.__setitem__(key, out))
+    batch = tiny.batch([[4]])
+    with torch.no_grad(), group_attention_(untouched.model, 2):
+        tiny.model(**made.shorten(batch))
+        untouched.model(**batch)
+    a, b = (x[0] if isinstance(x, tuple) else x for x in (seen["corridor"], seen["grouped"]))
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    if name == "Qwen2.5-VL":  # the tower's own order is that of its windows
+        a, b = a.sort(0).values, b.sort(0).values
+    assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+def last_layer(owner: nn.Module) -> nn.Module:
+    from tefusion.integrations.transformers.hosts import host_of
+
+    host = host_of(owner)
+    return host.layers[-1] if hasattr(host, "layers") else host.blocks((4, 4))[-1].layer
+
+
+@pytest.mark.parametrize("method", ["te_fusion", "kangaroo", "qwen2_vl"])
+def test_a_frame_changes_its_own_group_only(name, method):
+    """Of what the decoder gets, DeepStack's features included; the last group is filled with the last frame."""
+    tiny, made = compressed(name, method, 2)
+    perturbed(made.module)
+    batch = tiny.batch([[5]])
+    changed = batch["pixel_values_videos"].clone()
+    part = changed if tiny.packed else changed[0]
+    step = len(part) // 5
+    part[2 * step : 3 * step] += 1  # the first step of the second group
+    outputs = []
+    for pixels in (batch["pixel_values_videos"], changed):
+        grid = [batch["video_grid_thw"]] if tiny.packed else []
+        with torch.no_grad():
+            outputs.append(made.owner.get_video_features(pixels, *grid))
+    for a, b in zip(*map(tensors, outputs), strict=True):
+        tokens = 3 * (a.shape[0] // 3)  # without a newline
+        differs = (a != b)[:tokens].unflatten(0, (3, -1)).flatten(1).any(1)
+        assert differs.tolist() == [False, True, False]
+
+
+def tensors(output) -> list[torch.Tensor]:
+    """(tokens, numbers) of the features, and of those of early blocks where there are some"""
+    found = [output.pooler_output[0]]
+    for early in getattr(output, "deepstack_features", None) or []:
+        found.append(early[0] if isinstance(early, tuple) else early)
+    return found
+
+
+def test_counts_agree(name):
+    check_counts(name, [3, 5], [1, 2, 3])
+
+
+@pytest.mark.heavy
+def test_counts_agree_everywhere(name):
+    check_counts(name, [1, 3, 5, 7, 8, 9], range(1, 9))
+
+
+def check_counts(name, steps, ks):
+    for k in ks:
+        tiny, made = compressed(name, "te_fusion", k)
+        for a, b in itertools.pairwise(steps):
+            batch = tiny.batch([[a, b]])  # two videos in one prompt
+            short = made.shorten(batch)
+            promised = sum(made.num_video_tokens(t * tiny.frames_per_step, tiny.side, tiny.side) for t in (a, b))
+            assert video_places(short).sum() == promised
+            with torch.no_grad():
+                assert features(made, batch) == promised
+                assert tiny.model(**short).logits.shape[1] == short["input_ids"].shape[1]
+            if hasattr(made.owner, "get_rope_index"):
+                check_positions(made, short, [-(-t // k) for t in (a, b)])
+
+
+def check_positions(made, short, groups):
+    """A video's ids are those of a video that has one time step a group; Qwen2.5-VL's count in its seconds."""
+    ids, grid = short["input_ids"], short["video_grid_thw"]
+    plain = torch.tensor([[g, h, w] for g, (_, h, w) in zip(groups, grid.tolist(), strict=True)])
+    own, more = type(made.owner).get_rope_index, {"mm_token_type_ids": short["mm_token_type_ids"]}
+    timed = "Qwen2_5" in type(made.owner).__name__
+    for seconds in (None, torch.tensor([0.5, 1.5])) if timed else (None,):
+        longer = {"second_per_grid_ts": (torch.ones(2) if seconds is None else seconds) * made.k} if timed else {}
+        expected = own(made.owner, ids, video_grid_thw=plain, **more, **longer)
+        given = {} if seconds is None else {"second_per_grid_ts": seconds}
+        found = made.owner.get_rope_index(ids, video_grid_thw=grid, **more, **given)
+        assert all(map(torch.equal, found, expected))
+    assert torch.equal(grid[:, 1:], plain[:, 1:])  # the batch itself is left as it was
+
+
+def test_generates_in_a_batch_what_it_generates_alone(name):
+    tiny, made = compressed(name)
+    perturbed(made.module)
+    batch = made.shorten(tiny.batch([[3], [6]], image=not tiny.one_token))
+    together = tiny.model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    alone = [made.shorten(tiny.batch([[3]])), None, tiny.batch([], image=True)]
+    second = tiny.batch([[6]], seed=1)
+    second["input_ids"][0, 0] += 1  # the second row's first word
+    alone[1] = made.shorten(second)
+    for row, one in zip(together, alone, strict=not tiny.one_token):
+        found = tiny.model.generate(**one, max_new_tokens=4, do_sample=False)[0, one["input_ids"].shape[1] :]
+        assert row.tolist() == found.tolist()
+
+
+def test_beams(name):
+    """Each video goes with its own beams: one beam among several is what one beam alone is."""
+    late = {"Qwen3-VL", "VideoLLaMA3"} if Version(transformers.__version__) < Version("5.24") else set()
+    if name in {"GLM-4.1V"} | late:
+        pytest.skip("the library tells the rows' videos apart by the placeholders of the uncompressed ones")
+    tiny, made = compressed(name)
+    batch = made.shorten(tiny.batch([[4], [4]]))
+    found = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
+    batch = made.shorten(tiny.batch([[4]]))
+    alone = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
+    assert found[:2].tolist() == alone.tolist()
+
+
+def test_saved_and_loaded(name, tmp_path):
+    tiny, made = compressed(name, "te_fusion", 2, position_std=0.5)
+    perturbed(made.module)
+    batch = made.shorten(tiny.batch([[3, 4]]))
+    with torch.no_grad():
+        before = tiny.model(**batch).logits
+    tiny.model.save_pretrained(tmp_path)
+    loaded = load_compressed(tmp_path)
+    assert loaded.k == 2
+    with torch.no_grad():
+        assert torch.equal(before, loaded.model.eval()(**batch).logits)
+
+
+def test_a_folder_that_does_not_fit_is_refused(tmp_path):
+    tiny, _ = compressed("Qwen2-VL")
+    tiny.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["video_compressor"]["k"] = 4
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"the compressor's weights do not fit: compressor\.position is"):
+        load_compressed(tmp_path)
+    del config["video_compressor"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds no compressed model"):
+        load_compressed(tmp_path)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_trains_with_checkpointing(name, reentrant):
+    """The compressor alone learns, and both kinds of checkpointing give its gradients."""
+    tiny, made = compressed(name, trainable="compressor")
+    perturbed(made.module)
+    made.module.float()
+    tiny.model.train()
+    batch = made.shorten(tiny.batch([[4], [6]]))
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            tiny.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            tiny.model.enable_input_require_grads()
+        tiny.model.zero_grad()
+        tiny.model(**batch, labels=batch["input_ids"]).loss.backward()
+        found.append({key: p.grad.clone() for key, p in tiny.model.named_parameters() if p.requires_grad})
+        assert all(".video_compressor." in key for key in found[-1])
+    for key, gradient in found[0].items():
+        assert gradient.norm() > 0
+        assert (gradient - found[1][key]).norm() <= 1e-4 * gradient.norm(), key
+
+
+@pytest.mark.parametrize("method", sorted(ORDINARY))
+def test_every_method_of_the_paper(name, method):
+    check_method(name, method)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("method", sorted(set(COMPRESSORS) - ORDINARY - {"none"}))
+def test_every_other_method(name, method):
+    """A method either works or says at the first video why it cannot."""
+    words = refusal(name, method)
+    assert words == "" or "merges space by itself" in words or "needs whole frames" in words
+
+
+def refusal(name, method):
+    try:
+        check_method(name, method)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check_method(name, method):
+    k = 2
+    tiny = TINY_VLMS[name]()
+    grid = {"grid": (4, 4)} if tiny.packed else {}
+    made = compress_video_(tiny.model, method, k, **grid)
+    perturbed(made.module)
+    batch = made.shorten(tiny.batch([[4], [3]]))
+    tiny.model(**batch).logits.square().sum().backward()
+    assert all(p.grad is not None for p in made.module.parameters())
+
+
+def test_bad_input(name):
+    tiny = TINY_VLMS[name]()
+    for arguments, words in [
+        (("te_fusio", 2), "compressor 'te_fusio' is unknown; did you mean 'te_fusion'"),
+        (("te_fusion", 0), "k must be one of"),
+        (("none", 2), "k must be one of 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            compress_video_(tiny.model, *arguments)
+    with pytest.raises(ValueError, match="width is 32 in this model, got 64"):
+        compress_video_(tiny.model, "te_fusion", 2, width=64)
+    with pytest.raises(ValueError, match="has no option 'nonsense'"):
+        compress_video_(tiny.model, "te_fusion", 2, nonsense=1)
+    with pytest.raises(ValueError, match="trainable must be all or compressor"):
+        compress_video_(tiny.model, "te_fusion", 2, trainable="compresor")
+    made = compress_video_(tiny.model, "te_fusion", 2)
+    with pytest.raises(ValueError, match="already has a compressor, TEFusion with k = 2"):
+        compress_video_(tiny.model, "te_fusion", 4)
+    with pytest.raises(ValueError, match="this model's frames are"):
+        made.num_video_tokens(4, tiny.side + PATCH - 1, tiny.side)
+    with pytest.raises(ValueError, match="at least one frame"):
+        made.num_video_tokens(0, tiny.side, tiny.side)
+    batch = tiny.batch([[4]])
+    with pytest.raises(ValueError, match="was it shortened already"):
+        made.shorten(made.shorten(batch))
+
+
+def test_a_video_longer_than_the_context(name):
+    tiny, made = compressed(name)
+    made.owner.config.text_config.max_position_embeddings = 30
+    with pytest.raises(ValueError, match=r"prompt is \d+ tokens longer than .* context of 30; k = \d+ would fit"):
+        tiny.model(**made.shorten(tiny.batch([[14]])))
+
+
+@pytest.mark.parametrize("name", WITH_PROCESSOR)
+def test_the_models_own_processor_writes_the_shorter_prompt(name):
+    tiny, made = compressed(name, "te_fusion", 2)
+    processor = compress_processor_(TINY_PROCESSORS[name](), made)
+    video = torch.randint(0, 255, (10, 3, tiny.side, tiny.side), dtype=torch.uint8)
+    marker = "<vs><video><ve>" if "Qwen" in name else "<video>"
+    said = {"video_metadata": [[{"fps": 2, "total_num_frames": 10, "frames_indices": list(range(10))}]] * 2}
+    said = said if name == "Qwen3-VL" else {}
+    text = [f"a {marker} b", f"a b c {marker} b"]
+    batch = processor(
+        text=text, videos=[[video], [video]], return_tensors="pt", padding=True, do_sample_frames=False, **said
+    )
+    assert video_places(batch).sum() == 2 * made.num_video_tokens(10, tiny.side, tiny.side)
+    assert batch["attention_mask"].shape == batch["input_ids"].shape
+    with torch.no_grad():
+        tiny.model(**batch)
+    with pytest.raises(ValueError, match="already"):
+        compress_processor_(processor, made)
+
+
+def test_an_unknown_model_is_told_what_was_looked_for():
+    with pytest.raises(ValueError, match=r"Linear is no video model .*looked for .*Qwen2_5_VLModel"):
+        compress_video_(nn.Linear(2, 2), "te_fusion", 2)
+
+
+def test_every_host_is_tested():
+    assert {type(build().model.model).__name__ for build in TINY_VLMS.values()} == set(HOSTS)
+
+
+def test_a_copy_compresses_by_itself(name):
+    tiny, made = compressed(name)
+    batch = made.shorten(tiny.batch([[4]]))
+    twin = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        expected = tiny.model(**batch).logits
+        for parameter in tiny.model.parameters():
+            parameter.zero_()
+        assert torch.equal(twin(**batch).logits, expected)
