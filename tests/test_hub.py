@@ -18,6 +18,7 @@ from tefusion.hub.export import export
 from tefusion.hub.processing import VIDEO
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.train import create_vlm
+from tefusion.vision import tower_of
 
 RUN = Run(compressor="te_fusion", k=2, n_input=4, encoder="tiny")
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
@@ -233,6 +234,9 @@ def test_configurations_survive_their_json(tmp_path):
     config.save_pretrained(tmp_path)
     loaded = TEFusionConfig.from_pretrained(tmp_path)
     assert loaded.vision_config.sizes == vision.sizes
+    for preset in ("tiny", "timm:vit_tiny_patch16_224"):
+        sizes, _ = tower_of(preset)
+        assert TEFusionVisionConfig.of(sizes, preset if ":" in preset else "glm4v").sizes == sizes
     assert loaded.to_dict() == config.to_dict() | {"transformers_version": loaded.transformers_version}
 
 

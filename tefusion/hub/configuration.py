@@ -37,11 +37,14 @@ class TEFusionVisionConfig(PreTrainedConfig):
 
     @classmethod
     def of(cls, sizes: VisionConfig, tower: str = "glm4v") -> "TEFusionVisionConfig":
-        return cls(tower=tower, **asdict(sizes))
+        known = asdict(sizes)
+        del known["open_blocks"]  # the tower's kind says it
+        return cls(tower=tower, **known)
 
     @property
     def sizes(self) -> VisionConfig:
-        return VisionConfig(**{f.name: getattr(self, f.name) for f in fields_of(VisionConfig)})
+        known = {f.name: getattr(self, f.name) for f in fields_of(VisionConfig) if f.name != "open_blocks"}
+        return VisionConfig(**known, open_blocks=self.tower == "glm4v")
 
     def validate_sizes(self) -> None:
         if self.tower != "glm4v" and not self.tower.startswith("timm:"):
