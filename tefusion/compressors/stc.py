@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.compressors.base import Clip, Compressor
+from tefusion.compressors.cell_tokens import cells
 from tefusion.compressors.regstage import RegStage
-from tefusion.projector import Merge
+from tefusion.encoders.inflate import inflated_linear
 
 
 class STC(Compressor):
@@ -27,11 +28,11 @@ class STC(Compressor):
     def __init__(self, k: int, width: int, embed_dim: int, layers: int = 4):
         super().__init__(k)
         self.before = RegStage(layers, width, embed_dim)
-        self.sampler = Merge(embed_dim, embed_dim, frames=k)
+        self.sampler = inflated_linear(4 * embed_dim, k, embed_dim)
         self.after = RegStage(layers, embed_dim, embed_dim)
 
     def sample(self, x: Float[Tensor, "b g k h w e"]) -> Float[Tensor, "b g h2 w2 e"]:
-        return self.sampler(rearrange(x, "b g k h w e -> b g h w (k e)"))
+        return self.sampler(rearrange(cells(x), "b g h w cell e -> b g h w (cell e)"))
 
     def project(
         self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
