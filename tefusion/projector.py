@@ -39,11 +39,12 @@ class GLU(nn.Module):
 
 
 class Projector(nn.Module):
-    """Both halves are public: a compressor that merges space itself calls `glu` alone."""
+    """Both halves are public: a compressor that merges space itself calls `glu` alone, and the other is left out."""
 
-    def __init__(self, width: int, embed_dim: int, glu: int, frames: int = 1):
+    def __init__(self, width: int, embed_dim: int, glu: int, frames: int = 1, merges: bool = True):
         super().__init__()
-        self.merge = Merge(width, embed_dim, frames)
+        if merges:
+            self.merge = Merge(width, embed_dim, frames)
         self.glu = GLU(embed_dim, glu)
 
     def forward(self, x: Float[Tensor, "*lead h w d"]) -> Float[Tensor, "*lead h2 w2 e"]:

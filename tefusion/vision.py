@@ -146,5 +146,6 @@ def method_for(config: VisionConfig, compressor: str, k: int, **options: object)
 def assemble(config: VisionConfig, method: Compressor, build: Build = ViT) -> VideoEncoder:
     """Tower and projector of these sizes around the compressor, as wide as it asks; `build` makes the tower."""
     tower = build(config, method.in_frames)
-    projector = Projector(config.width, config.embed_dim, config.glu, method.out_frames)
+    merges = not method.owns_merge
+    projector = Projector(config.width, config.embed_dim, config.glu, method.out_frames, merges)
     return VideoEncoder(tower, method, projector, config.scale)

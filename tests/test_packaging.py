@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIRED = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-OPTIONAL = [Requirement(text) for text in PROJECT["optional-dependencies"]["parquet"]]  # imported where it is used
+EXTRAS = ("parquet", "ssm")  # imported where they are used
+OPTIONAL = [Requirement(text) for extra in EXTRAS for text in PROJECT["optional-dependencies"][extra]]
 OLDEST = {"torch": "2.11.0", "triton": "3.6.0", "transformers": "5.17.0"}
 PYTESTS = {"packaging", "tomli"}  # come with pytest
 
@@ -33,7 +34,7 @@ def test_ranges_admit_the_oldest_set_and_what_comes(name):
     assert Version("99.0") in wanted.specifier
 
 
-@pytest.mark.parametrize("requirement", [*REQUIRED, *DEV], ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*REQUIRED, *DEV, *OPTIONAL], ids=lambda requirement: requirement.name)
 def test_nothing_is_pinned(requirement):
     assert {spec.operator for spec in requirement.specifier} == {">="}, str(requirement)
 
@@ -94,7 +95,7 @@ def test_every_import_of_the_package_is_declared():
 def test_every_import_of_tests_and_benchmarks_is_declared():
     own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
     modules = third_party(ROOT / "tests") | third_party(ROOT / "benchmarks")
-    assert undeclared(modules - own - PYTESTS, [*REQUIRED, *DEV]) == set()
+    assert undeclared(modules - own - PYTESTS, [*REQUIRED, *DEV, *OPTIONAL]) == set()
 
 
 def test_an_import_that_nobody_declares_is_found():

@@ -11,6 +11,10 @@ from tefusion.compressors.pvc import PVC
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
 from tefusion.compressors.region import Region
+from tefusion.compressors.resampler3d import Resampler3D
+from tefusion.compressors.ssm import SSM
+from tefusion.compressors.stc import STC
+from tefusion.compressors.stp import STP
 from tefusion.compressors.te_factor import TEFactor
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.compressors.te_interleave import TEInterleave
@@ -37,6 +41,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "wap": WAP,
     "region": Region,
     "tome_clip": ToMeClip,
+    "stc": STC,
+    "stp": STP,
+    "resampler3d": Resampler3D,
+    "ssm": SSM,
 }
 
 

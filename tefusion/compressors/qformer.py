@@ -63,12 +63,17 @@ class QFormer(Compressor):
         self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
     ) -> Float[Tensor, "b g h2 w2 e"]:
         x = projector(x)
-        if x.shape[3:5] != self.merged:
-            here, made = "x".join(map(str, x.shape[3:5])), "x".join(map(str, self.merged))
-            raise ValueError(f"qformer: its queries were made for {made} tokens a group, this video has {here}")
+        check_grid("qformer", self.merged, tuple(x.shape[3:5]))
         batch, (h, w) = x.shape[0], self.merged
         keys = rearrange(rearrange(x, "b g k h w e -> (b g) k (h w) e") + self.position, "r k n e -> r (k n) e")
         x = repeat(self.queries, "m e -> r m e", r=keys.shape[0])
         for layer in self.layers:
             x = layer(x, keys)
         return rearrange(x, "(b g) (h w) e -> b g h w e", b=batch, h=h, w=w)
+
+
+def check_grid(name: str, made: tuple[int, ...], here: tuple[int, ...]) -> None:
+    """Learned queries are those of one merged grid."""
+    if here != made:
+        for_, has = ("x".join(map(str, grid)) for grid in (made, here))
+        raise ValueError(f"{name}: its queries were made for {for_} tokens a group, this video has {has}")

@@ -48,6 +48,8 @@ def load_glm4v(
     fill(encoder, checkpoint, released, config, dtype)
     for name in BOUNDARIES:
         checkpoint.read(name, (1, 1, released.embed_dim))
+    for name in unused(method):
+        checkpoint.unread.discard(released_name(name))
     checkpoint.problems += [f"{named(name)} is unexpected" for name in sorted(checkpoint.unread)]
     checkpoint.complain()
     encoder.compressor.to(dtype)
@@ -93,12 +95,20 @@ def widened(method: Compressor) -> dict[str, int]:
     return {name: k for name, k in frames.items() if k > 1}
 
 
+def unused(method: Compressor) -> tuple[str, ...]:
+    """The image model's maps in whose place a compressor has its own."""
+    return ("projector.merge.proj.weight", "projector.merge.proj.bias") if method.owns_merge else ()
+
+
 @torch.no_grad()
 def load_image_weights(model: VLM, state: Mapping[str, Tensor]) -> None:
     """A VLM with any compressor starts as the trained image VLM whose state this is; `encoder.compressor.*` stays.
 
     Raises one ValueError that names the tensors that do not fit, and then the model is as it was.
     """
+    state = {
+        name: t for name, t in state.items() if name.removeprefix("encoder.") not in unused(model.encoder.compressor)
+    }
     own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.compressor.")}
     frames = {f"encoder.{name}": k for name, k in widened(model.encoder.compressor).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}

@@ -6,25 +6,28 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
-from tefusion.kernels import backends, cpu_linear, layer_norm_op, reference
+from tefusion.kernels import backends, cpu_linear, layer_norm_op, reference, scan
 from tefusion.kernels.rotary import rotate
 from tefusion.kernels.varlen import check_packed
 
 ATTENTION_BACKENDS = ("auto", *backends.BACKENDS)
 LINEAR_BACKENDS = ("auto", "torch", "onednn")
 NORM_BACKENDS = ("auto", "torch", "triton")
+SCAN_BACKENDS = ("auto", "torch", "mamba_ssm")
 
 
 __all__ = [
     "ATTENTION_BACKENDS",
     "LINEAR_BACKENDS",
     "NORM_BACKENDS",
+    "SCAN_BACKENDS",
     "Linear",
     "ResidualLayerNorm",
     "group_attention",
     "linear",
     "residual_layer_norm",
     "rotate",
+    "selective_scan",
 ]
 
 
@@ -94,6 +97,27 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if reason := cpu_linear.refusal(x, weight, bias):
         raise ValueError(f"linear backend 'onednn' cannot serve this call: {reason}")
     return cpu_linear.onednn(x, weight, bias)
+
+
+def selective_scan(
+    x: Float[Tensor, "r l h d"],
+    dt: Float[Tensor, "r l h"],
+    a: Float[Tensor, " h"],
+    b: Float[Tensor, "r l s"],
+    c: Float[Tensor, "r l s"],
+) -> Float[Tensor, "r l h d"]:
+    """Mamba-2's recurrence over l places: h <- exp(dt a) h + dt x b^T, y = h c.
+
+    In chunks of plain PyTorch, or by mamba_ssm where it is installed and the tensors are on a GPU. `TEFUSION_SCAN`
+    overrides the choice; "mamba_ssm" raises ValueError where it cannot serve the call.
+    """
+    backend = os.environ.get("TEFUSION_SCAN", "auto")
+    if backend not in SCAN_BACKENDS:
+        raise ValueError(f"scan backend {backend!r} is unknown; known: {', '.join(SCAN_BACKENDS)}")
+    if backend == "mamba_ssm" and (reason := scan.refusal(x)):
+        raise ValueError(f"scan backend 'mamba_ssm' cannot serve this call: {reason}")
+    named = backend == "mamba_ssm" or (backend == "auto" and x.is_cuda and not scan.refusal(x))
+    return (scan.mamba if named else scan.chunked)(x, dt, a, b, c)
 
 
 class Linear(nn.Linear):

@@ -31,3 +31,20 @@ def residual_layer_norm(
 ) -> Float[Tensor, "*rows width"]:
     """The post-norm block's x + norm(y): what a sub-layer gave is normed, then added to what it was given."""
     return x + F.layer_norm(y, weight.shape, weight, bias, eps)
+
+
+def selective_scan(
+    x: Float[Tensor, "r l h d"],
+    dt: Float[Tensor, "r l h"],
+    a: Float[Tensor, " h"],
+    b: Float[Tensor, "r l s"],
+    c: Float[Tensor, "r l s"],
+) -> Float[Tensor, "r l h d"]:
+    """A state that fades and gains: h <- exp(dt a) h + dt x b^T, y = h c, with `dt` >= 0 and `a` < 0."""
+    state = x.new_zeros(len(x), *x.shape[2:], b.shape[-1])
+    read = []
+    for i in range(x.shape[1]):
+        gained = torch.einsum("rhd,rs->rhds", x[:, i] * dt[:, i, :, None], b[:, i])
+        state = state * (dt[:, i] * a).exp()[..., None, None] + gained
+        read.append(torch.einsum("rhds,rs->rhd", state, c[:, i]))
+    return torch.stack(read, dim=1)
