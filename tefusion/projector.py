@@ -43,8 +43,9 @@ class Projector(nn.Module):
 
     def __init__(self, width: int, embed_dim: int, glu: int, frames: int = 1, merges: bool = True):
         super().__init__()
+        merge = Merge(width, embed_dim, frames)  # drawn in any case, so that a seed draws the same behind it
         if merges:
-            self.merge = Merge(width, embed_dim, frames)
+            self.merge = merge
         self.glu = GLU(embed_dim, glu)
 
     def forward(self, x: Float[Tensor, "*lead h w d"]) -> Float[Tensor, "*lead h2 w2 e"]:

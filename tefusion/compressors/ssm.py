@@ -5,7 +5,7 @@ short convolution, which would mix the end of a row with the start of the next. 
 starts as the identity, and a still video is an image.
 """
 
-from math import gcd
+from math import expm1, gcd, log
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,10 @@ class Scan(nn.Module):
         self.dt, self.bc = Linear(width, heads), Linear(width, 2 * state, bias=False)
         self.a_log = nn.Parameter(torch.empty(heads).uniform_(*FADES).log())
         self.skip = nn.Parameter(torch.ones(heads, 1))
-        steps = torch.linspace(0, 1, heads) * (torch.tensor(STEPS[1]) / STEPS[0]).log()
+        first, last = STEPS
+        steps = [first * (last / first) ** (head / max(1, heads - 1)) for head in range(heads)]
         with torch.no_grad():
-            self.dt.bias.copy_((STEPS[0] * steps.exp()).expm1().log())  # softplus gives these steps back
+            self.dt.bias.copy_(torch.tensor([log(expm1(step)) for step in steps]))  # softplus gives these steps back
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         heads = rearrange(x, "b l (h dim) -> b l h dim", dim=self.dim)
