@@ -14,18 +14,23 @@ Raw = TypeVar("Raw")
 
 def read_object(path: str | Path) -> dict[str, Any]:
     """The one object of a file. Raises ValueError naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} cannot be read: it is no file")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} is not JSON of ours: it is larger than {LARGEST_FILE:,} bytes")
-    try:
-        content = decode(path.read_bytes().removeprefix(BOM))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    content = read_whole(path, ValueError)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
     return content
+
+
+def read_whole(path: str | Path, wrong: type[ValueError]) -> Any:
+    """A file that is one JSON value. Raises a `wrong` naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise wrong(f"{path} cannot be read: it is no file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise wrong(f"{path} is larger than {LARGEST_FILE:,} bytes")
+    try:
+        return decode(path.read_bytes().removeprefix(BOM))
+    except ValueError as error:
+        raise wrong(f"{path} is not JSON: {error}") from None
 
 
 def read_rows(
@@ -41,15 +46,7 @@ def read_list(
     path: str | Path, parse: Callable[[Any], Row], wrong: type[ValueError], problems: list[str] | None = None
 ) -> list[Row]:
     """The same for a file that is one JSON list: rows are counted from 1."""
-    path = Path(path)
-    if not path.is_file():
-        raise wrong(f"{path} cannot be read: it is no file")
-    if path.stat().st_size > LARGEST_FILE:
-        raise wrong(f"{path} is larger than {LARGEST_FILE:,} bytes")
-    try:
-        rows = decode(path.read_bytes().removeprefix(BOM))
-    except ValueError as error:
-        raise wrong(f"{path} is not JSON: {error}") from None
+    rows = read_whole(path, wrong)
     if not isinstance(rows, list):
         raise wrong(f"{path} is not a JSON list")
     return parsed(((f"{path}, row {number}", row) for number, row in enumerate(rows, 1)), parse, wrong, problems)
