@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tefusion.cells import METHODS, Cell, check, content, lower_resolution, my_part, plan
+from tefusion.cells import METHODS, Cell, check, content, lower_resolution, my_part, patch_size, plan
+from tefusion.compressors import COMPRESSORS
 from tefusion.config import Run
+from tefusion.video import parse_size
 
 WORLD = ["n_input=16", "size=32", "encoder=tiny"]  # the tests' own: the defaults may change
 
@@ -104,6 +106,25 @@ def test_budgets_and_recipes_are_defaults_that_words_override():
     assert {(cell.run.optimizer, cell.run.lr, cell.run.batch) for cell in paper} == {("adamw", 8e-6, 96)}
 
 
+def test_all_stands_for_the_whole_registry():
+    grid = cells("compressor=pllava,all", "k=4", "controls=false")
+    assert Counter(cell.run.compressor for cell in grid) == dict.fromkeys(COMPRESSORS, 1)
+
+
+@pytest.mark.parametrize("budget", ["zoo", "zoo-gpu"])
+def test_the_zoo_is_compared_where_space_can_be_told_apart(budget):
+    grid = cells(f"budget={budget}")
+    seeds = {cell.run.seed for cell in grid}
+    assert seeds >= {0, 1, 2}
+    methods = Counter(cell.run.compressor for cell in grid if not cell.control)
+    assert methods == dict.fromkeys(COMPRESSORS, len(seeds))
+    assert {cell.run.k for cell in grid if cell.run.compressor != "none"} == {4}
+    for control in ("text_only", "one_frame", "fewer_frames", "lower_resolution"):
+        assert {run.seed for run in find(grid, control)} == seeds
+    assert min(parse_size(Run().size)) // patch_size(grid[0].run.encoder) >= 8
+    assert {cell.run.encoder for cell in grid} == {"fine"}
+
+
 def test_lower_resolution_costs_a_kth_of_the_tokens():
     run = Run(compressor="none", k=1, size="64", encoder="tiny")  # 16 tokens a frame
     assert [lower_resolution(run, k) for k in (2, 4, 8, 16, 32, 6)] == ["64x32", "32", "32x16", "16", None, None]
@@ -132,6 +153,8 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["shard=2/2"], "shard must be i/n"),
         (["shard=one"], "shard must be i/n"),
         (["jobs=-1"], "jobs must not be negative"),
+        (["minutes=-1"], "minutes must not be negative"),
+        (["k=3", "compressor=all", "n_input=6"], "image_grid: k must be one of 1, 2, 4, 8, 16, got 3"),
         (["jobs=1,2"], "jobs takes one value here"),
         (["n_per_k=4", "n_input=16"], "not both"),
         (["n_input=96", "k=6"], "data 'motion-96': generated clips have 8 to 64 frames"),
