@@ -47,7 +47,7 @@ BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
     "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
-    "zoo": ZOO | {"n_input": [8], "batch": [16], "steps": [150], "image_steps": [300], "warmup": [20]},
+    "zoo": ZOO | {"n_input": [8], "batch": [32], "image_steps": [800]},
     "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 
