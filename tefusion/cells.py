@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from tefusion.choices import brief
-from tefusion.compressors import Compressor, check_k
+from tefusion.compressors import COMPRESSORS, Compressor, check_k
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
+from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
@@ -33,16 +34,21 @@ class Sweep:
     out: str = ""  # the run folder; by default runs/<budget>
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
+    minutes: float = 0.0  # after which it saves and ends, as if it were asked to; 0: no limit
     hang: int = 600  # seconds without a sign of life, loading data and model included, after which a cell is ended
     retry: bool = False  # cells that were set aside, since they failed too often, are tried again
     save_every: int = SAVE_EVERY
 
+
+ZOO: dict[str, list[Any]] = {"compressor": ["all"], "k": [4], "seed": [0, 1, 2], "encoder": ["fine"]}
 
 # A budget is a set of axes that words on the command line override.
 BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
     "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
+    "zoo": ZOO | {"n_input": [8], "batch": [16], "steps": [150], "image_steps": [300], "warmup": [20]},
+    "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 
 
@@ -80,6 +86,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
         raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
     if sweep.hang < 1:
         raise ValueError(f"hang must be at least 1 second, got {sweep.hang}")
+    if sweep.minutes < 0:
+        raise ValueError(f"minutes must not be negative, got {sweep.minutes}")
     if sweep.save_every < 0:
         raise ValueError(f"save_every must not be negative, got {sweep.save_every}")
     lengths = parsed.pop("n_per_k", [0])
@@ -88,6 +96,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
     axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
     axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own}
+    axes["compressor"] = named(axes["compressor"])
     cells: dict[Run, Cell] = {}
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
@@ -95,6 +104,11 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
             check_machine(run)
         cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
     return sweep, list(cells.values())
+
+
+def named(methods: list[str]) -> list[str]:
+    """With the whole registry in the place of "all"."""
+    return list(dict.fromkeys(chain.from_iterable(COMPRESSORS if name == "all" else [name] for name in methods)))
 
 
 def check(run: Run) -> None:
@@ -154,10 +168,15 @@ def patch_size(encoder: str) -> int:
 
 
 def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str, int]]:
-    """Every run with the part it plays and its n_per_k; the same run may come more than once."""
+    """Every run with the part it plays and its n_per_k; the same run may come more than once.
+
+    Generated clips are as long as n_input asks, for its controls too; n_per_k compares all k on the same clips.
+    """
     names = [name for name in axes if name not in ("compressor", "k")]
     for values in product(*(axes[name] for name in names)):
         settings = dict(zip(names, values, strict=True))
+        if "n_input" in settings:
+            settings["data"] = long_enough(settings.get("data", Run.data), settings["n_input"])
         for n_per_k, k in product(lengths, axes["k"]):
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
