@@ -136,20 +136,10 @@ def write(folder: Path, state, config, shards=3):
 
 def write_tokenizer(folder: Path):
     """As GLM-4 ships it: ranks of byte strings, and the special tokens behind them."""
-    words = [bytes([b]) for b in range(256)] + [
-        b" t",
-        b"he",
-        b" the",
-        b"in",
-        b"ing",
-        b"th",
-        b"the",
-        b"wh",
-        b"at",
-        b"!!",
-    ]
+    words = [bytes([b]) for b in range(256)]
+    words += [b" t", b"he", b" the", b"in", b"ing", b"th", b"the", b"wh", b"at", b"!!", b"xyzzy"]
     lines = [base64.b64encode(word).decode() + f" {rank}" for rank, word in enumerate(words)]
-    (folder / "tokenizer.model").write_text("\n".join(lines))
+    (folder / "tokenizer.model").write_text("\n".join(reversed(lines)))
     added = {str(len(words) + i): {"content": token, "special": True} for i, token in enumerate(SPECIAL)}
     config = {"added_tokens_decoder": added, "pad_token": SPECIAL[0], "eos_token": SPECIAL[0]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -229,7 +219,7 @@ def test_the_folder_loads_with_its_processor(converted):
     assert type(AutoProcessor.from_pretrained(converted)) is type(processor)
     assert model.config.vision_config.image_size == 20  # the table keeps the places that it had
     inputs = processor("[gMASK]<sop><|user|>\n<|video|>what?", videos=torch.zeros(2, 28, 20, 3, dtype=torch.uint8))
-    assert inputs["input_ids"][0, 0] == 267
+    assert inputs["input_ids"][0, 0] == 268
     new = model.generate(**processor.question("what?", torch.zeros(2, 28, 20, 3, dtype=torch.uint8)), max_new_tokens=3)
     assert new.shape[0] == 1
     asked = processor.apply_chat_template([{"role": "user", "content": "the thing"}], add_generation_prompt=True)
@@ -239,7 +229,7 @@ def test_the_folder_loads_with_its_processor(converted):
 
 def plain_bpe(ranks, text):
     """tiktoken's definition: in each piece the pair of lowest rank merges, until none has a rank."""
-    import regex
+    regex = pytest.importorskip("regex")  # transformers brings it
 
     ids = []
     for piece in regex.findall(PIECES, text):
@@ -254,14 +244,15 @@ def plain_bpe(ranks, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["what is the thing!!", "thethe  in\n\n 12345 ing", "ÄÖ 漢字 it's", "whhewhat\tthing", "", " "]
+    "text",
+    ["what is the thing!!", "thethe  in\n\n 12345 ing", "ÄÖ 漢字 it's", "whhewhat\tthing", "xyzzy xyzzy", "", " "],
 )
 def test_ranks_become_the_same_tokenizer(folder, text):
     tokenizer = read_tokenizer(folder)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert ids == plain_bpe(read_ranks(folder / "tokenizer.model"), text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode("<|user|>", add_special_tokens=False) == [269]
+    assert tokenizer.encode("<|user|>", add_special_tokens=False) == [270]
 
 
 LAYER = "transformer.encoder.layers.1."
