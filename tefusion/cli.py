@@ -87,7 +87,7 @@ def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
 
 
 def list_zoo(words: Sequence[str]) -> None:
-    """the zoo: stage, order sensitivity, source"""
+    """the zoo: stage, reach, order sensitivity, cost, source"""
     from tefusion.describe import zoo
 
     parse(words)
