@@ -12,6 +12,7 @@ from typing import Any
 from tefusion.choices import brief
 from tefusion.compressors import Compressor, check_k, method_of, trained
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
+from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
@@ -167,10 +168,15 @@ def patch_size(encoder: str) -> int:
 
 
 def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str, int]]:
-    """Every run with the part it plays and its n_per_k; the same run may come more than once."""
+    """Every run with the part it plays and its n_per_k; the same run may come more than once.
+
+    Generated clips are as long as n_input asks, for its controls too; n_per_k compares all k on the same clips.
+    """
     names = [name for name in axes if name not in ("compressor", "k")]
     for values in product(*(axes[name] for name in names)):
         settings = dict(zip(names, values, strict=True))
+        if "n_input" in settings:
+            settings["data"] = long_enough(settings.get("data", Run.data), settings["n_input"])
         for n_per_k, k in product(lengths, axes["k"]):
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")

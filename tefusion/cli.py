@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,10 @@ def train(words: Sequence[str]) -> None:
     from tefusion import watch
     from tefusion.cell import train_and_keep
     from tefusion.cells import check_machine
+    from tefusion.data.motion_sets import long_enough
 
     run, own = single_run(words, Train)
+    run = replace(run, data=long_enough(run.data, run.n_input))
     check_machine(run)
 
     if own.save_every < 0:

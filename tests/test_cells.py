@@ -80,6 +80,20 @@ def test_k_may_be_six():
     assert find(grid, "lower_resolution") == []
 
 
+@pytest.mark.parametrize("n_input", [24, 48])
+def test_generated_clips_are_as_long_as_n_input_asks_for_the_controls_too(n_input):
+    grid = cells("k=2", f"n_input=16,{n_input}", "budget=smoke", "compressor=none,te_fusion")
+    for data, frames in (("motion-smoke", 16), (f"motion-smoke-{n_input}", n_input)):
+        mine = [cell for cell in grid if cell.run.data == data]
+        assert {cell.run.n_input for cell in mine} == {0, 1, frames // 2, frames}
+        assert {part for cell in mine for part in cell.control.split(",")} >= {"text_only", "one_frame", "fewer_frames"}
+    assert {cell.run.data for cell in cells("k=6", f"n_input={n_input}", "data=motion-48")} == {"motion-48"}
+
+
+def test_a_fixed_decoder_length_keeps_all_k_on_the_same_clips():
+    assert {cell.run.data for cell in cells("n_per_k=4", "k=2,4,6")} == {"motion"}
+
+
 def test_controls_can_be_left_out():
     assert not [cell for cell in cells("controls=false") if cell.control]
 
@@ -133,7 +147,7 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["k=0"], "k must be at least 1, got 0"),
         (["k=-1"], "k must be at least 1, got -1"),
         (["k=3", "n_input=16"], "16 frames (n_input) do not divide into groups of k = 3"),
-        (["k=512", "n_input=512"], "k must be one of 1 to 256"),
+        (["k=512", "n_per_k=1"], "k must be one of 1 to 256"),
         (["size=big"], "size must be pixels"),
         (["size=0"], "size must be pixels"),
         (["size=8", "encoder=tiny"], "smaller than"),
@@ -154,6 +168,8 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["k=3", "compressor=all", "n_input=6"], "image_grid: k must be one of 1, 2, 4, 8, 16, got 3"),
         (["jobs=1,2"], "jobs takes one value here"),
         (["n_per_k=4", "n_input=16"], "not both"),
+        (["n_input=96", "k=6"], "data 'motion-96': generated clips have 8 to 64 frames"),
+        (["data=motion-smoke-7"], "generated clips have 8 to 64 frames"),
         (["n_per_k=-4"], "n_input must not be negative"),
     ],
 )

@@ -303,12 +303,14 @@ def launch(*words):
 
 
 @pytest.mark.heavy
-def test_the_smoke_budget_end_to_end(tmp_path):
-    mine = [str(ROOT / "sweep.py"), "budget=smoke", f"home={tmp_path}"]
+@pytest.mark.parametrize("more", [[], ["k=6", "n_input=24"], ["k=6", "n_input=48"]])
+def test_the_smoke_budget_end_to_end(tmp_path, more):
+    mine = [str(ROOT / "sweep.py"), "budget=smoke", f"home={tmp_path}", *more]
     first = launch("--cpu", "--num_processes=1", *mine)
     rows = read_results(tmp_path / "smoke")
     assert {row["status"] for row in rows} == {"done"}
     assert {row["compressor"] for row in rows} == {"none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"}
+    assert {row["repeated"] for row in rows} == {0}
     assert "te_fusion" in first
     before = (tmp_path / "smoke" / "results.jsonl").read_bytes()
     launch("--cpu", "--num_processes=1", *mine)
