@@ -161,6 +161,7 @@ def test_every_class_says_what_it_is():
         (lambda: create_compressor("qformer", k=2, width=8, embed_dim=8), "needs grid"),
         (lambda: create_compressor("kangaroo", k=2, width=8, embed_dim=8, init="zero"), "'zero'"),
         (lambda: Create("qformer")(2)(video(2, (40, 56))), "2x2 tokens a group, this video has 2x3"),
+        (lambda: Create("lower_resolution")(2)(video(2, (32, 48))), "show 4x4 patches as 4x2, these frames have 4x3"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_a_line(call, said):

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.compressors.base import LARGEST_GROUP, Clip, Compressor
-from tefusion.compressors.qformer import check_grid
 from tefusion.compressors.resize import resize
 
 
@@ -44,7 +43,11 @@ class LowerResolution(Compressor):
     def project(
         self, x: Float[Tensor, "b g j h w d"], projector: nn.Module, clip: Clip
     ) -> Float[Tensor, "b g h2 w2 e"]:
-        check_grid("lower_resolution", self.shown, tuple(x.shape[3:5]))
+        if self.k == 1:
+            return super().project(x, projector, clip)
+        if tuple(x.shape[3:5]) != self.shown:
+            made, shown, here = ("x".join(map(str, grid)) for grid in (self.grid, self.shown, x.shape[3:5]))
+            raise ValueError(f"lower_resolution was made to show {made} patches as {shown}, these frames have {here}")
         y = rearrange(projector(x), "b g k h w e -> b g (k h w) e")
         places = torch.arange(left := self.merged[0] * self.merged[1], device=y.device) * y.shape[2] // left
         return rearrange(y[:, :, places], "b g (h w) e -> b g h w e", h=self.merged[0])
