@@ -104,7 +104,7 @@ def renamed(words: Sequence[str], keys: dict[str, str]) -> list[str]:
 
 
 def list_zoo(words: Sequence[str]) -> None:
-    """the zoo: stage, order sensitivity, source"""
+    """the zoo: stage, reach, order sensitivity, cost, source"""
     from tefusion.describe import zoo
 
     parse(words)

@@ -26,7 +26,7 @@ def test_no_words_print_the_usage(capsys, monkeypatch):
 
 def test_list_prints_the_zoo(capsys):
     assert run("list", []) == 0
-    assert "| `te_fusion` | inside the encoder |" in capsys.readouterr().out
+    assert "| `te_fusion` | inside | group | yes |" in capsys.readouterr().out
 
 
 def test_describe_prints_stage_tokens_parameters_and_flops(capsys):
