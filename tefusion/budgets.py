@@ -34,7 +34,7 @@ def _beside(chosen: Sequence[Mapping], lines: Sequence[Mapping]) -> list[str]:
         pair = [twin, line]
         cells = [_name(line, chosen), line["k"], line["n_input"]]
         cells += ["" if one is None else mean_spread(one) for one in pair]
-        cells += [interval(twin and difference(line, twin)), interval(line["over_same_tokens"])]
+        cells += [interval(difference(line, twin) if twin else None), interval(line["over_same_tokens"])]
         cells += ["" if one is None else count(one["trained_steps"]) for one in pair]
         cells += ["" if one is None else number(_tera(one["training_flops"])) for one in pair]
         body.append(cells)

@@ -25,8 +25,8 @@ def trained(run: Run) -> Run:
         from tefusion.cost import training_flops
 
         steps = max(1, round(steps * training_flops(reference_of(run)) / training_flops(run)))
-    rates = {"lr": run.lr_scale * run.lr, "muon_lr": run.lr_scale * run.muon_lr}
-    return replace(run, steps=steps, **rates, times=1, equal=SAMPLES, lr_scale=1.0)
+    lr, muon_lr = run.lr_scale * run.lr, run.lr_scale * run.muon_lr
+    return replace(run, steps=steps, lr=lr, muon_lr=muon_lr, times=1, equal=SAMPLES, lr_scale=1.0)
 
 
 def effort(run: Run) -> dict[str, int]:
