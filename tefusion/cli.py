@@ -94,6 +94,8 @@ def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
     values = one_each(parse(words, Run, beside), fields(Run, beside))
     own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
     choose("recipe", own.recipe, RECIPES)
+    if own.recipe == "tuned":
+        raise ValueError("recipe=tuned is a sweep's: one run has nothing to choose from; lr_scale= sets its rates")
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
     check(reference_of(run))

@@ -18,6 +18,7 @@ from tefusion.resolution import resolution
 from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
+from tefusion.tuning import learning_rates
 from tefusion.wording import NOTHING, count, grid, interval, mean_spread, number, p_value, percent, plural, short
 
 __all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
@@ -59,6 +60,7 @@ def markdown(
         *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
         *equal_flops(lines),
         *learning_curves(lines),
+        ("## Learning rates", learning_rates(rows)),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
         ("## Videos that could not be decoded", _unreadable(rows)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tefusion.live import apart, live_table
+from tefusion.results import is_trial
 
 
 @dataclass
@@ -70,7 +71,8 @@ def step(value: Mapping) -> str:
 
 
 def label(row: Mapping) -> str:
-    name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
+    method = f"{row['compressor']} k={row['k']}"
+    name = f"{method} trial" if is_trial(row) else row["control"].replace("_", " ").replace(",", ", ") or method
     frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
     return f"{name}{apart(row)}, {frames} at {row['size']} px, seed {row['seed']}"
 
