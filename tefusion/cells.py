@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tefusion.choices import brief
-from tefusion.compressors import COMPRESSORS, Compressor, check_k
+from tefusion.compressors import Compressor, check_k, method_of, trained
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
+from tefusion.effort import reference_of
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
 
@@ -47,7 +48,7 @@ BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
     "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
-    "zoo": ZOO | {"n_input": [8], "batch": [16], "steps": [150], "image_steps": [300], "warmup": [20]},
+    "zoo": ZOO | {"n_input": [8], "batch": [32], "image_steps": [800]},
     "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 
@@ -101,21 +102,21 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
+            check(reference_of(run))
             check_machine(run)
         cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
     return sweep, list(cells.values())
 
 
 def named(methods: list[str]) -> list[str]:
-    """With the whole registry in the place of "all"."""
-    return list(dict.fromkeys(chain.from_iterable(COMPRESSORS if name == "all" else [name] for name in methods)))
+    """With the whole registry, but for its controls, in the place of "all"."""
+    return list(dict.fromkeys(chain.from_iterable(trained() if name == "all" else [name] for name in methods)))
 
 
 def check(run: Run) -> None:
     """Raises ValueError where no model of these names, or no video of this size, can be: before anything is trained."""
     check_k(run.compressor, run.k)
-    if not run.encoder.startswith("timm:"):
-        choose("encoder", run.encoder, [*PRESETS, "timm:<name>"])
+    sizes(run.encoder)
     if not os.path.isdir(run.decoder):  # noqa: PTH112, Path.is_dir raises where a name is too long
         choose("decoder", run.decoder, DECODERS)
     sample(run.policy, total=1, frames=1, fps=1.0)
@@ -155,8 +156,9 @@ def check_machine(run: Run) -> None:
 
 
 def sizes(encoder: str) -> VisionConfig:
-    """Raises ValueError on a timm ViT that is none, or cannot be a tower."""
+    """Raises ValueError on an unknown preset, or a timm ViT that is none or cannot be a tower."""
     if not encoder.startswith("timm:"):
+        choose("encoder", encoder, [*PRESETS, "timm:<name>"])
         return PRESETS[encoder]
     from tefusion.encoders.timm_vit import timm_config
 
@@ -181,7 +183,10 @@ def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iter
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
             n_input = n_per_k * k or settings.get("n_input", Run.n_input)
-            members = group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+            plain = n_per_k or n_input
+            # One reference for all methods and controls of a protocol: the baseline.
+            reference = {"equal": f"flops:none:1:{plain}"} if settings.get("equal") == "flops" else {}
+            members = group(axes["compressor"], k, settings | reference | {"n_input": n_input}, plain, controls)
             yield from ((run, control, n_per_k) for run, control in members)
 
 
@@ -189,21 +194,31 @@ def group(
     methods: list[str], k: int, settings: dict[str, Any], plain: int, controls: bool
 ) -> Iterator[tuple[Run, str]]:
     """The methods at one k, the baseline over `plain` frames, and the controls that cost the decoder no more."""
+    alone = Run(**settings | {"compressor": "none", "k": 1})
     for method in methods:
         if method == "none":
-            yield Run(**settings | {"compressor": "none", "k": 1, "n_input": plain}), ""
-        else:
+            yield replace(alone, n_input=plain), ""
+        elif not method_of(method).control:
             yield Run(**settings | {"compressor": method, "k": k}), ""
+        elif method in (found := plain_runs(alone, k)):
+            yield found[method], method
+        else:
+            said = f"{alone.n_input} frames of {alone.size} px in {alone.encoder}"
+            raise ValueError(f"{method}: there is none of {said} at k = {k}")
     if not controls:
         return
-    alone = Run(**settings | {"compressor": "none", "k": 1})
     yield replace(alone, n_input=0), "text_only"
     yield replace(alone, n_input=1), "one_frame"
-    if k > 1 and alone.n_input % k == 0:
-        yield replace(alone, n_input=alone.n_input // k), "fewer_frames"
-        size = lower_resolution(alone, k)
-        if size:
-            yield replace(alone, size=size), "lower_resolution"
+    yield from ((run, control) for control, run in plain_runs(alone, k).items())
+
+
+def plain_runs(alone: Run, k: int) -> dict[str, Run]:
+    """What the registry's controls are at this k: runs of `none`, the same for every method that is compared."""
+    if k == 1 or alone.n_input % k:
+        return {}
+    size = lower_resolution(alone, k)
+    fewer = {"fewer_frames": replace(alone, n_input=alone.n_input // k)}
+    return fewer | ({"lower_resolution": replace(alone, size=size)} if size else {})
 
 
 def lower_resolution(run: Run, k: int) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tefusion.cells import METHODS, Cell, check, content, lower_resolution, my_part, patch_size, plan
-from tefusion.compressors import COMPRESSORS
+from tefusion.compressors import COMPRESSORS, trained
 from tefusion.config import Run
 from tefusion.video import parse_size
 
@@ -108,7 +108,15 @@ def test_budgets_and_recipes_are_defaults_that_words_override():
 
 def test_all_stands_for_the_whole_registry():
     grid = cells("compressor=pllava,all", "k=4", "controls=false")
-    assert Counter(cell.run.compressor for cell in grid) == dict.fromkeys(COMPRESSORS, 1)
+    assert Counter(cell.run.compressor for cell in grid) == dict.fromkeys(trained(), 1)
+
+
+def test_a_control_in_the_place_of_a_method_is_the_run_that_every_sweep_has():
+    asked = cells("compressor=pllava,fewer_frames,lower_resolution", "k=2,4", "controls=false", *WORLD)
+    beside = cells("compressor=pllava", "k=2,4", *WORLD)
+    assert set(asked) == {cell for cell in beside if cell.control not in ("text_only", "one_frame")}
+    assert set(cells("compressor=pllava,fewer_frames", "k=2,4", *WORLD)) == set(beside)
+    assert {method for method in COMPRESSORS if find(beside, method)} == set(COMPRESSORS) - set(trained())
 
 
 @pytest.mark.parametrize("budget", ["zoo", "zoo-gpu"])
@@ -117,7 +125,7 @@ def test_the_zoo_is_compared_where_space_can_be_told_apart(budget):
     seeds = {cell.run.seed for cell in grid}
     assert seeds >= {0, 1, 2}
     methods = Counter(cell.run.compressor for cell in grid if not cell.control)
-    assert methods == dict.fromkeys(COMPRESSORS, len(seeds))
+    assert methods == dict.fromkeys(trained(), len(seeds))
     assert {cell.run.k for cell in grid if cell.run.compressor != "none"} == {4}
     for control in ("text_only", "one_frame", "fewer_frames", "lower_resolution"):
         assert {run.seed for run in find(grid, control)} == seeds
@@ -154,6 +162,9 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["shard=one"], "shard must be i/n"),
         (["jobs=-1"], "jobs must not be negative"),
         (["minutes=-1"], "minutes must not be negative"),
+        (["compressor=lower_resolution", "k=4"], "there is none of 16 frames of 32 px in micro at k = 4"),
+        (["compressor=fewer_frames", "k=3"], "there is none of 16 frames"),
+        (["compressor=lower_resolution", "encoder=tinny"], "encoder 'tinny' is unknown"),
         (["k=3", "compressor=all", "n_input=6"], "image_grid: k must be one of 1, 2, 4, 8, 16, got 3"),
         (["jobs=1,2"], "jobs takes one value here"),
         (["n_per_k=4", "n_input=16"], "not both"),

@@ -109,6 +109,8 @@ def method_for(host: Host, name: str, k: int, options: Mapping[str, Any]) -> Com
         if size in options and options[size] != getattr(sizes, size):
             raise ValueError(f"{size} is {getattr(sizes, size)} in this model, got {options[size]!r}")
     own = {name: value for name, value in options.items() if name not in ("width", "embed_dim", "depth", "heads")}
+    if name in COMPRESSORS and COMPRESSORS[name].control:
+        raise ValueError(f"{name} is a control: give the model itself fewer frames, or smaller ones")
     grid = own.pop("grid", None) or sizes.grid
     merges = name in COMPRESSORS and COMPRESSORS[name].owns_merge  # then its output goes where the first map's goes
     method = create_compressor(
