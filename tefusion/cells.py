@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from tefusion.choices import brief
-from tefusion.compressors import Compressor, check_k
+from tefusion.compressors import Compressor, check_k, method_of, trained
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
+from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.evaluation import UNASKED, Evaluation
@@ -34,16 +35,21 @@ class Sweep:
     out: str = ""  # the run folder; by default runs/<budget>
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
+    minutes: float = 0.0  # after which it saves and ends, as if it were asked to; 0: no limit
     hang: int = 600  # seconds without a sign of life, loading data and model included, after which a cell is ended
     retry: bool = False  # cells that were set aside, since they failed too often, are tried again
     save_every: int = SAVE_EVERY
 
+
+ZOO: dict[str, list[Any]] = {"compressor": ["all"], "k": [4], "seed": [0, 1, 2], "encoder": ["fine"]}
 
 # A budget is a set of axes that words on the command line override.
 BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
     "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
+    "zoo": ZOO | {"n_input": [8], "batch": [32], "image_steps": [800]},
+    "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 
 
@@ -85,6 +91,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
         raise ValueError(f"jobs must not be negative, got {sweep.jobs}")
     if sweep.hang < 1:
         raise ValueError(f"hang must be at least 1 second, got {sweep.hang}")
+    if sweep.minutes < 0:
+        raise ValueError(f"minutes must not be negative, got {sweep.minutes}")
     if sweep.save_every < 0:
         raise ValueError(f"save_every must not be negative, got {sweep.save_every}")
     lengths = parsed.pop("n_per_k", [0])
@@ -93,6 +101,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
     axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
     axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own + asked}
+    axes["compressor"] = named(axes["compressor"])
     cells: dict[Run, Cell] = {}
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
@@ -103,11 +112,15 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     return sweep, list(cells.values())
 
 
+def named(methods: list[str]) -> list[str]:
+    """With the whole registry, but for its controls, in the place of "all"."""
+    return list(dict.fromkeys(chain.from_iterable(trained() if name == "all" else [name] for name in methods)))
+
+
 def check(run: Run) -> None:
     """Raises ValueError where no model of these names, or no video of this size, can be: before anything is trained."""
     check_k(run.compressor, run.k)
-    if not run.encoder.startswith("timm:"):
-        choose("encoder", run.encoder, [*PRESETS, "timm:<name>"])
+    sizes(run.encoder)
     if not os.path.isdir(run.decoder):  # noqa: PTH112, Path.is_dir raises where a name is too long
         choose("decoder", run.decoder, DECODERS)
     sample(run.policy, total=1, frames=1, fps=1.0)
@@ -147,8 +160,9 @@ def check_machine(run: Run) -> None:
 
 
 def sizes(encoder: str) -> VisionConfig:
-    """Raises ValueError on a timm ViT that is none, or cannot be a tower."""
+    """Raises ValueError on an unknown preset, or a timm ViT that is none or cannot be a tower."""
     if not encoder.startswith("timm:"):
+        choose("encoder", encoder, [*PRESETS, "timm:<name>"])
         return PRESETS[encoder]
     from tefusion.encoders.timm_vit import timm_config
 
@@ -160,10 +174,15 @@ def patch_size(encoder: str) -> int:
 
 
 def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iterator[tuple[Run, str, int]]:
-    """Every run with the part it plays and its n_per_k; the same run may come more than once."""
+    """Every run with the part it plays and its n_per_k; the same run may come more than once.
+
+    Generated clips are as long as n_input asks, for its controls too; n_per_k compares all k on the same clips.
+    """
     names = [name for name in axes if name not in ("compressor", "k")]
     for values in product(*(axes[name] for name in names)):
         settings = dict(zip(names, values, strict=True))
+        if "n_input" in settings:
+            settings["data"] = long_enough(settings.get("data", Run.data), settings["n_input"])
         for n_per_k, k in product(lengths, axes["k"]):
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
@@ -176,21 +195,31 @@ def group(
     methods: list[str], k: int, settings: dict[str, Any], plain: int, controls: bool
 ) -> Iterator[tuple[Run, str]]:
     """The methods at one k, the baseline over `plain` frames, and the controls that cost the decoder no more."""
+    alone = Run(**settings | {"compressor": "none", "k": 1})
     for method in methods:
         if method == "none":
-            yield Run(**settings | {"compressor": "none", "k": 1, "n_input": plain}), ""
-        else:
+            yield replace(alone, n_input=plain), ""
+        elif not method_of(method).control:
             yield Run(**settings | {"compressor": method, "k": k}), ""
+        elif method in (found := plain_runs(alone, k)):
+            yield found[method], method
+        else:
+            said = f"{alone.n_input} frames of {alone.size} px in {alone.encoder}"
+            raise ValueError(f"{method}: there is none of {said} at k = {k}")
     if not controls:
         return
-    alone = Run(**settings | {"compressor": "none", "k": 1})
     yield replace(alone, n_input=0), "text_only"
     yield replace(alone, n_input=1), "one_frame"
-    if k > 1 and alone.n_input % k == 0:
-        yield replace(alone, n_input=alone.n_input // k), "fewer_frames"
-        size = lower_resolution(alone, k)
-        if size:
-            yield replace(alone, size=size), "lower_resolution"
+    yield from ((run, control) for control, run in plain_runs(alone, k).items())
+
+
+def plain_runs(alone: Run, k: int) -> dict[str, Run]:
+    """What the registry's controls are at this k: runs of `none`, the same for every method that is compared."""
+    if k == 1 or alone.n_input % k:
+        return {}
+    size = lower_resolution(alone, k)
+    fewer = {"fewer_frames": replace(alone, n_input=alone.n_input // k)}
+    return fewer | ({"lower_resolution": replace(alone, size=size)} if size else {})
 
 
 def lower_resolution(run: Run, k: int) -> str | None:

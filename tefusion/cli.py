@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """`source` is written `from`; it or `to` says whose names the folder at the other end has. `sums`: what
+    `sha256sum *.safetensors` should print in `path`."""
+
+    source: str = ""
+    to: str = ""
+    path: str = ""
+    out: str = ""
+    sums: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     out: str = "runs/default"
     paper: bool = False
@@ -86,8 +98,13 @@ def single_run(words: Sequence[str], *beside: type) -> tuple[Any, ...]:
     return run, own, *more
 
 
+def renamed(words: Sequence[str], keys: dict[str, str]) -> list[str]:
+    """Words whose keys are called otherwise on the command line."""
+    return [keys.get(key, key) + equals + value for key, equals, value in (word.partition("=") for word in words)]
+
+
 def list_zoo(words: Sequence[str]) -> None:
-    """the zoo: stage, order sensitivity, source"""
+    """the zoo: stage, reach, order sensitivity, cost, source"""
     from tefusion.describe import zoo
 
     parse(words)
@@ -98,9 +115,7 @@ def describe(words: Sequence[str]) -> None:
     """what a run would cost: tokens, parameters, FLOPs"""
     from tefusion.describe import describe_run
 
-    frames = {"frames": "n_input"}
-    words = [frames.get(key, key) + equals + value for key, equals, value in (word.partition("=") for word in words)]
-    run, _ = single_run(words, Described)
+    run, _ = single_run(renamed(words, {"frames": "n_input"}), Described)
     print(describe_run(run))
 
 
@@ -122,11 +137,13 @@ def train(words: Sequence[str]) -> None:
     from tefusion import watch
     from tefusion.cell import train_and_keep
     from tefusion.cells import check_machine
+    from tefusion.data.motion_sets import long_enough
     from tefusion.evaluation import Evaluation
     from tefusion.paper.benchmarks import scored
     from tefusion.rows import read_results
 
     run, own, evaluation = single_run(words, Train, Evaluation)
+    run = replace(run, data=long_enough(run.data, run.n_input))
     check_machine(run)
     for line in evaluation.at_the_door():
         say(line)
@@ -220,6 +237,22 @@ def score(words: Sequence[str]) -> None:
     print(score_file(parse_source("data", own.data), Path(own.answers), own.parser, leaderboard, without))
 
 
+def convert(words: Sequence[str]) -> None:
+    """a released checkpoint -> a model of ours, or back"""
+    from tefusion import convert as conversions
+
+    (own,) = single(renamed(words, {"from": "source"}), Convert)
+    for key in ("path", "out"):
+        if not getattr(own, key):
+            raise ValueError(f"convert needs {key}=...")
+    if bool(own.source) == bool(own.to):
+        raise ValueError("convert needs either from=... or to=...")
+    plans = conversions.sources() if own.source else conversions.targets()
+    choose("from" if own.source else "to", own.source or own.to, plans)
+    sums = Path(own.sums) if own.sums else None
+    conversions.convert(plans[own.source or own.to], Path(own.path), Path(own.out), say, sums)
+
+
 LAYOUTS = ("report", "paper")
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
@@ -228,6 +261,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "sweep": sweep,
     "train": train,
     "ask": ask,
+    "convert": convert,
     "compare": compare,
     "report": report,
     "check": check,

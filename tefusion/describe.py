@@ -1,24 +1,47 @@
 """What the zoo holds and what a run would cost, as text."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from tefusion.config import Run
-from tefusion.cost import PROMPT_TOKENS, activations, count
+from tefusion.cost import PROMPT_TOKENS, activations, count, counted
+
+ZOO_K = 4
 
 
 def zoo() -> str:
-    """One row a method, as a Markdown table: README's is this."""
+    """One row a method, as a Markdown table: README's is this. The FLOPs are those of the vision branch over the
+    baseline's, at preset `base`, 224 px and k = `ZOO_K`, the parameters those beyond the baseline's."""
     from tefusion.compressors import COMPRESSORS
-    from tefusion.encoders import PRESETS
-    from tefusion.vision import method_for
 
-    head = ["method", "acts", "sees the order of frames", "module of its own", "source"]
-    rows = []
+    head = ["method", "stage", "reach", "sees order", "FLOPs", "parameters", "source"]
+    rows, plain = [], branch("none")
     for name, method in COMPRESSORS.items():
-        made = method_for(PRESETS["tiny"], name, k=max(k for k in (1, 4) if k in method.valid_k))
-        words = {"none": "nowhere"}.get(made.stage, f"{made.stage} the encoder")
-        rows.append([f"`{name}`", words, yes(made.order_sensitive), yes(made.adds_module), made.source])
+        stage = f"control, {method.stage}" if method.control else method.stage
+        made = branch(name)
+        more = made.parameters - plain.parameters
+        costs = [f"{made.flops / plain.flops:.2f}x", f"{more:+,}" if more else "0"]
+        rows.append([f"`{name}`", stage, method.reach, yes(made.order_sensitive), *costs, method.source])
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+@dataclass(frozen=True)
+class Branch:
+    order_sensitive: bool
+    flops: int
+    parameters: int
+
+
+def branch(name: str) -> Branch:
+    """A method's vision branch, counted on the meta device."""
+    import torch
+
+    from tefusion.vision import create_video_encoder
+
+    with torch.device("meta"):
+        encoder = create_video_encoder("base", name, 1 if name == "none" else ZOO_K).requires_grad_(False)
+        flops, _ = counted(lambda: encoder(torch.empty(1, 2 * ZOO_K, 3, 224, 224)))
+    return Branch(encoder.compressor.order_sensitive, flops, sum(p.numel() for p in encoder.parameters()))
 
 
 def yes(value: bool) -> str:

@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT ask a run to save what it has and end; a second one ends it at once."""
+"""SIGTERM, SIGINT and the end of its time ask a run to save what it has and end; a second signal ends it at once."""
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPED = 75  # the exit code of a run that wants to be started again: EX_TEMPFAIL, which job schedulers requeue on
 
 _asked: list[int] = []
+_until: list[float] = []  # moments of the monotonic clock from which on a run is asked to end
 
 
 class Stopped(Exception):
@@ -43,7 +45,19 @@ def leave_to_parent(worker: int = 0) -> None:
 
 
 def asked() -> bool:
-    return bool(_asked)
+    return bool(_asked) or any(time.monotonic() >= moment for moment in _until)
+
+
+@contextmanager
+def within(minutes: float) -> Iterator[None]:
+    """What runs longer is asked to end; 0 minutes are no limit."""
+    until = [time.monotonic() + 60 * minutes] if minutes else []
+    _until.extend(until)
+    try:
+        yield
+    finally:
+        for moment in until:
+            _until.remove(moment)
 
 
 def _leave_word(number: int, frame: FrameType | None) -> None:

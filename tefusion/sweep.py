@@ -14,7 +14,7 @@ from tefusion.ledger import Ledger
 from tefusion.lock import locked
 from tefusion.report import live_table, read_results, write_report
 from tefusion.rows import is_set_aside, log_of
-from tefusion.stop import Stopped
+from tefusion.stop import Stopped, within
 from tefusion.tasks import Event, Task, run_here
 from tefusion.video import parse_size
 from tefusion.watch import label, watch
@@ -24,14 +24,15 @@ def sweep(words: Sequence[str]) -> Path:
     """Runs what `words` ask for and returns the report. Cells that are done are never done again.
 
     Started under a launcher with several processes, all of them train each cell together; else `jobs` cells run at
-    once, each in a process of its own. Raises Stopped where it was asked to end before all cells were tried.
+    once, each in a process of its own. Raises Stopped where it was asked to end, or its `minutes` were over, before all
+    cells were tried.
     """
     plans, cells = plan(words)
     home = Path(plans.home)
     out = Path(plans.out) if plans.out else home / plans.budget
     results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
     at_the_door(cells)
-    with locked(results.with_suffix(".lock")) if is_first() else nullcontext():
+    with within(plans.minutes), locked(results.with_suffix(".lock")) if is_first() else nullcontext():
         if is_first():
             write_data(cells, home)
         wait_for_first()

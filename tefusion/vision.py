@@ -53,9 +53,10 @@ class VideoEncoder(nn.Module):
     def encode(
         self, video: Float[Tensor, "b t 3 height width"], seconds: Float[Tensor, "b t"] | None = None
     ) -> Float[Tensor, "b g j h w d"]:
-        groups, (h, w) = self.groups(video.shape[1]), self.grid(*video.shape[-2:])
-        clip = clip_of(video, video.shape[1], (h, w), seconds)
+        groups = self.groups(video.shape[1])
         x = self.compressor.pixels(video)
+        h, w = self.grid(*x.shape[-2:])
+        clip = clip_of(video, video.shape[1], (h, w), seconds)
         x = self.tower.patchify(x)
         x = self.compressor.encode(x, self.tower.blocks, clip)
         x = self.tower.norm(x)[:, :, self.tower.prefix :]

@@ -20,8 +20,10 @@ from einops import rearrange, reduce, repeat
 from torch import nn
 
 from tefusion.compressors.base import Compressor, run_blocks
+from tefusion.compressors.fewer_frames import FewerFrames
 from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
+from tefusion.compressors.lower_resolution import LowerResolution
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.pvc import PVC
 from tefusion.compressors.qformer import QFormer
@@ -349,6 +351,38 @@ class StillGrid(ImageGrid):
     never_still = property(lambda self: "", lambda self, value: None)
 
 
+class NoFrames(FewerFrames):
+    """Nothing of a video is seen."""
+
+    def pixels(self, video):
+        return torch.zeros_like(super().pixels(video))
+
+
+class DropsQuietly(FewerFrames):
+    drops_frames = False
+
+
+class SaysItDrops(PLLaVA):
+    drops_frames = True
+
+
+class FullResolution(LowerResolution):
+    """Frames keep their size: k times the tokens."""
+
+    def pixels(self, video):
+        return video
+
+    def project(self, x, projector, clip):
+        return rearrange(projector(x), "b g k h w e -> b g (k h) w e")
+
+
+class SameFrame(LowerResolution):
+    """k copies of one frame, as small as all of them would be."""
+
+    def pixels(self, video):
+        return super().pixels(repeat(video[:, :: self.k], "b g c y x -> b (g k) c y x", k=self.k))
+
+
 class LyingCount(VideoEncoder):
     """Rounds up where the convolution drops the odd row and column."""
 
@@ -406,6 +440,11 @@ BROKEN = [
     (check_still, StillGrid, "away from an image"),
     (check_stage, NeverFuses, "meets frames"),
     (check_order, BlindRegisters, "claims to see order"),
+    (check_locality, NoFrames, "frames change nothing"),
+    (check_locality, DropsQuietly, "does not change its own group"),
+    (check_locality, SaysItDrops, "says that it drops"),
+    (check_locality, SameFrame, "does not change its own group"),
+    (check_tokens, FullResolution, "makes"),
     (check_bf16, SinglePrecision, "the output is"),
 ]
 COPIES = {Renamed: "kangaroo", SameMean: "pllava"}

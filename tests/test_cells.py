@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tefusion.cells import METHODS, Cell, check, content, lower_resolution, my_part, plan
+from tefusion.cells import METHODS, Cell, check, content, lower_resolution, my_part, patch_size, plan
+from tefusion.compressors import COMPRESSORS, trained
 from tefusion.config import Run
+from tefusion.video import parse_size
 
 WORLD = ["n_input=16", "size=32", "encoder=tiny"]  # the tests' own: the defaults may change
 
@@ -78,6 +80,20 @@ def test_k_may_be_six():
     assert find(grid, "lower_resolution") == []
 
 
+@pytest.mark.parametrize("n_input", [24, 48])
+def test_generated_clips_are_as_long_as_n_input_asks_for_the_controls_too(n_input):
+    grid = cells("k=2", f"n_input=16,{n_input}", "budget=smoke", "compressor=none,te_fusion")
+    for data, frames in (("motion-smoke", 16), (f"motion-smoke-{n_input}", n_input)):
+        mine = [cell for cell in grid if cell.run.data == data]
+        assert {cell.run.n_input for cell in mine} == {0, 1, frames // 2, frames}
+        assert {part for cell in mine for part in cell.control.split(",")} >= {"text_only", "one_frame", "fewer_frames"}
+    assert {cell.run.data for cell in cells("k=6", f"n_input={n_input}", "data=motion-48")} == {"motion-48"}
+
+
+def test_a_fixed_decoder_length_keeps_all_k_on_the_same_clips():
+    assert {cell.run.data for cell in cells("n_per_k=4", "k=2,4,6")} == {"motion"}
+
+
 def test_controls_can_be_left_out():
     assert not [cell for cell in cells("controls=false") if cell.control]
 
@@ -88,6 +104,33 @@ def test_budgets_and_recipes_are_defaults_that_words_override():
     assert {cell.run.seed for cell in cells("budget=full")} == {0, 1, 2}
     paper = cells("recipe=paper", "batch=96", "controls=false")
     assert {(cell.run.optimizer, cell.run.lr, cell.run.batch) for cell in paper} == {("adamw", 8e-6, 96)}
+
+
+def test_all_stands_for_the_whole_registry():
+    grid = cells("compressor=pllava,all", "k=4", "controls=false")
+    assert Counter(cell.run.compressor for cell in grid) == dict.fromkeys(trained(), 1)
+
+
+def test_a_control_in_the_place_of_a_method_is_the_run_that_every_sweep_has():
+    asked = cells("compressor=pllava,fewer_frames,lower_resolution", "k=2,4", "controls=false", *WORLD)
+    beside = cells("compressor=pllava", "k=2,4", *WORLD)
+    assert set(asked) == {cell for cell in beside if cell.control not in ("text_only", "one_frame")}
+    assert set(cells("compressor=pllava,fewer_frames", "k=2,4", *WORLD)) == set(beside)
+    assert {method for method in COMPRESSORS if find(beside, method)} == set(COMPRESSORS) - set(trained())
+
+
+@pytest.mark.parametrize("budget", ["zoo", "zoo-gpu"])
+def test_the_zoo_is_compared_where_space_can_be_told_apart(budget):
+    grid = cells(f"budget={budget}")
+    seeds = {cell.run.seed for cell in grid}
+    assert seeds >= {0, 1, 2}
+    methods = Counter(cell.run.compressor for cell in grid if not cell.control)
+    assert methods == dict.fromkeys(trained(), len(seeds))
+    assert {cell.run.k for cell in grid if cell.run.compressor != "none"} == {4}
+    for control in ("text_only", "one_frame", "fewer_frames", "lower_resolution"):
+        assert {run.seed for run in find(grid, control)} == seeds
+    assert min(parse_size(Run().size)) // patch_size(grid[0].run.encoder) >= 8
+    assert {cell.run.encoder for cell in grid} == {"fine"}
 
 
 def test_lower_resolution_costs_a_kth_of_the_tokens():
@@ -104,7 +147,7 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["k=0"], "k must be at least 1, got 0"),
         (["k=-1"], "k must be at least 1, got -1"),
         (["k=3", "n_input=16"], "16 frames (n_input) do not divide into groups of k = 3"),
-        (["k=512", "n_input=512"], "k must be one of 1 to 256"),
+        (["k=512", "n_per_k=1"], "k must be one of 1 to 256"),
         (["size=big"], "size must be pixels"),
         (["size=0"], "size must be pixels"),
         (["size=8", "encoder=tiny"], "smaller than"),
@@ -118,8 +161,15 @@ def test_lower_resolution_costs_a_kth_of_the_tokens():
         (["shard=2/2"], "shard must be i/n"),
         (["shard=one"], "shard must be i/n"),
         (["jobs=-1"], "jobs must not be negative"),
+        (["minutes=-1"], "minutes must not be negative"),
+        (["compressor=lower_resolution", "k=4"], "there is none of 16 frames of 32 px in micro at k = 4"),
+        (["compressor=fewer_frames", "k=3"], "there is none of 16 frames"),
+        (["compressor=lower_resolution", "encoder=tinny"], "encoder 'tinny' is unknown"),
+        (["k=3", "compressor=all", "n_input=6"], "image_grid: k must be one of 1, 2, 4, 8, 16, got 3"),
         (["jobs=1,2"], "jobs takes one value here"),
         (["n_per_k=4", "n_input=16"], "not both"),
+        (["n_input=96", "k=6"], "data 'motion-96': generated clips have 8 to 64 frames"),
+        (["data=motion-smoke-7"], "generated clips have 8 to 64 frames"),
         (["n_per_k=-4"], "n_input must not be negative"),
     ],
 )

@@ -26,7 +26,7 @@ def test_no_words_print_the_usage(capsys, monkeypatch):
 
 def test_list_prints_the_zoo(capsys):
     assert run("list", []) == 0
-    assert "| `te_fusion` | inside the encoder |" in capsys.readouterr().out
+    assert "| `te_fusion` | inside | group | yes |" in capsys.readouterr().out
 
 
 def test_describe_prints_stage_tokens_parameters_and_flops(capsys):
@@ -63,6 +63,12 @@ BAD = [
     ("ask", ["model=x"], "ask needs video=..."),
     ("ask", ["model={folder}", "video=x", "question=a, b or c?"], "holds no run.json"),
     ("ask", ["tokens=many"], "tokens must be a whole number"),
+    ("convert", ["out=x"], "convert needs path=..."),
+    ("convert", ["path=x", "out=y"], "either from=... or to=..."),
+    ("convert", ["from=glm4", "path=x", "out=y"], "from 'glm4' is unknown; did you mean 'glm4v'?"),
+    ("convert", ["to=llava", "path=x", "out=y"], "to 'llava' is unknown"),
+    ("convert", ["from=glm4v", "path=/nowhere", "out=y"], "/nowhere is no folder"),
+    ("convert", ["from=glm4v", "path={folder}", "out=y"], "config.json cannot be read"),
     ("report", ["out=/nowhere"], "/nowhere holds no results.jsonl"),
     ("report", ["paper=yes"], "paper must be true or false, got 'yes'"),
 ]

@@ -1,8 +1,10 @@
 """A compressor inside every supported video model: what it says it costs, what it computes, and that it comes back."""
 
 import copy
+import functools
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import transformers
 from packaging.version import Version
 from tiny_processors import TINY_PROCESSORS
 from tiny_towers import PATCH
-from tiny_vlms import TINY_VLMS, VIDEO, TinyVLM
+from tiny_vlms import IMAGE, TINY_VLMS, VIDEO, TinyVLM
 from torch import nn
 
 from tefusion.compressors import COMPRESSORS
@@ -22,6 +24,7 @@ from tefusion.integrations.transformers import (
     group_attention_,
     load_compressed,
 )
+from tefusion.integrations.transformers.hosts import host_of
 
 ORDINARY = {"te_fusion", "qwen2_vl", "kangaroo", "pllava", "qformer"}  # the paper's
 
@@ -47,25 +50,33 @@ def perturbed(module: nn.Module) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
+def shorten(made: CompressedVideo, batch: dict) -> dict:
+    return made.shorten(batch, visuals=batch.visuals)
+
+
 def video_places(batch: dict) -> torch.Tensor:
     types = batch.get("mm_token_type_ids")
-    return batch["input_ids"] == VIDEO if types is None else types == 2
+    video = (batch["input_ids"] == VIDEO) | (batch["input_ids"] == IMAGE if "pixel_values" in batch else False)
+    return video if types is None else types == 2
+
+
+def encoded(made: CompressedVideo, batch: dict):
+    """What the model makes of a batch's videos, which are all that is to be seen in it."""
+    if isinstance(batch.get("pixel_values"), list):
+        return made.owner.get_image_features(batch["pixel_values"])
+    grid = batch.get("video_grid_thw")
+    return made.owner.get_video_features(batch["pixel_values_videos"], *([] if grid is None else [grid]))
 
 
 def features(made: CompressedVideo, batch: dict) -> int:
     """How many video features the model makes of a batch."""
-    grid = batch.get("video_grid_thw")
-    output = made.owner.get_video_features(
-        batch["pixel_values_videos"], *([] if grid is None else [grid])
-    ).pooler_output
+    output = encoded(made, batch).pooler_output
     width = made.owner.config.text_config.hidden_size
     found = sum(part.numel() for part in output) // width
     return found + (0 if made.owner.__class__.__name__ != "LlavaOnevisionModel" else missing_newline(made))
 
 
 def missing_newline(made: CompressedVideo) -> int:
-    from tefusion.integrations.transformers.hosts import host_of
-
     return 0 if host_of(made.owner).ends_videos else 1
 
 
@@ -77,7 +88,7 @@ def test_none_is_the_untouched_model(name):
     gradients = {key: p.grad.clone() for key, p in tiny.model.named_parameters() if p.grad is not None}
     tiny.model.zero_grad()
     made = compress_video_(tiny.model, "none", 1)
-    after = tiny.model(**made.shorten(batch)).logits
+    after = tiny.model(**shorten(made, batch)).logits
     after.square().sum().backward()
     assert torch.equal(before, after)
     assert gradients.keys() == {key for key, p in tiny.model.named_parameters() if p.grad is not None}
@@ -91,7 +102,7 @@ def test_k_of_one_is_the_untouched_model(name, method):
     with torch.no_grad():
         before = tiny.model.double()(**doubled(batch)).logits
         made = compress_video_(tiny.model, method, 1)
-        after = tiny.model(**doubled(made.shorten(batch))).logits
+        after = tiny.model(**doubled(shorten(made, batch))).logits
     assert (before - after).abs().max() <= 1e-5 * before.abs().max()  # towers turn their queries in fp32
 
 
@@ -123,10 +134,11 @@ def test_a_still_video_is_an_image(name, method):
     with torch.no_grad():
         one = tiny.model(**still).logits
         made = compress_video_(tiny.model, method, 4)
-        batch = tiny.batch([[4]])
-        pixels = still["pixel_values_videos"]
-        repeats = (4, 1) if pixels.ndim == 2 else (1, 4, 1, 1, 1)
-        four = tiny.model(**made.shorten({**batch, "pixel_values_videos": pixels.repeat(*repeats)})).logits
+        batch, pixels = tiny.batch([[4]]), still[tiny.pixels_name]
+        batch[tiny.pixels_name] = pixels.repeat(
+            *((1, 4, 1, 1, 1) if pixels.ndim == 5 else (4, *[1] * (pixels.ndim - 1)))
+        )
+        four = tiny.model(**shorten(made, batch)).logits
     assert four.shape == one.shape
     assert (four - one).abs().max() <= 1e-3 * one.abs().max()
 
@@ -142,7 +154,7 @@ def test_te_fusion_is_group_attention_in_the_tower(name):
         last.register_forward_hook(lambda module, args, out, key=key: seen.__setitem__(key, out))
     batch = tiny.batch([[4]])
     with torch.no_grad(), group_attention_(untouched.model, 2):
-        tiny.model(**made.shorten(batch))
+        tiny.model(**shorten(made, batch))
         untouched.model(**batch)
     a, b = (x[0] if isinstance(x, tuple) else x for x in (seen["corridor"], seen["grouped"]))
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
@@ -152,8 +164,6 @@ def test_te_fusion_is_group_attention_in_the_tower(name):
 
 
 def last_layer(owner: nn.Module) -> nn.Module:
-    from tefusion.integrations.transformers.hosts import host_of
-
     host = host_of(owner)
     return host.layers[-1] if hasattr(host, "layers") else host.blocks((4, 4))[-1].layer
 
@@ -164,15 +174,15 @@ def test_a_frame_changes_its_own_group_only(name, method):
     tiny, made = compressed(name, method, 2)
     perturbed(made.module)
     batch = tiny.batch([[5]])
-    changed = batch["pixel_values_videos"].clone()
-    part = changed if tiny.packed else changed[0]
+    pixels = batch[tiny.pixels_name]
+    changed = pixels.clone()
+    part = changed[0] if pixels.ndim == 5 else changed
     step = len(part) // 5
     part[2 * step : 3 * step] += 1  # the first step of the second group
     outputs = []
-    for pixels in (batch["pixel_values_videos"], changed):
-        grid = [batch["video_grid_thw"]] if tiny.packed else []
+    for batch[tiny.pixels_name] in (pixels, changed):
         with torch.no_grad():
-            outputs.append(made.owner.get_video_features(pixels, *grid))
+            outputs.append(encoded(made, shorten(made, batch)))
     for a, b in zip(*map(tensors, outputs), strict=True):
         tokens = 3 * (a.shape[0] // 3)  # without a newline
         differs = (a != b)[:tokens].unflatten(0, (3, -1)).flatten(1).any(1)
@@ -181,7 +191,8 @@ def test_a_frame_changes_its_own_group_only(name, method):
 
 def tensors(output) -> list[torch.Tensor]:
     """(tokens, numbers) of the features, and of those of early blocks where there are some"""
-    found = [output.pooler_output[0]]
+    pictures = output.pooler_output  # of a model that knows only pictures: a row a group
+    found = [pictures[0] if len(pictures) == 1 else pictures.flatten(0, 1)]
     for early in getattr(output, "deepstack_features", None) or []:
         found.append(early[0] if isinstance(early, tuple) else early)
     return found
@@ -201,11 +212,11 @@ def check_counts(name, steps, ks):
         tiny, made = compressed(name, "te_fusion", k)
         for a, b in itertools.pairwise(steps):
             batch = tiny.batch([[a, b]])  # two videos in one prompt
-            short = made.shorten(batch)
+            short = shorten(made, batch)
             promised = sum(made.num_video_tokens(t * tiny.frames_per_step, tiny.side, tiny.side) for t in (a, b))
             assert video_places(short).sum() == promised
             with torch.no_grad():
-                assert features(made, batch) == promised
+                assert features(made, short) == promised
                 assert tiny.model(**short).logits.shape[1] == short["input_ids"].shape[1]
             if hasattr(made.owner, "get_rope_index"):
                 check_positions(made, short, [-(-t // k) for t in (a, b)])
@@ -229,12 +240,12 @@ def check_positions(made, short, groups):
 def test_generates_in_a_batch_what_it_generates_alone(name):
     tiny, made = compressed(name)
     perturbed(made.module)
-    batch = made.shorten(tiny.batch([[3], [6]], image=not tiny.one_token))
+    batch = shorten(made, tiny.batch([[3], [6]], image=not tiny.one_token))
     together = tiny.model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :]
-    alone = [made.shorten(tiny.batch([[3]])), None, tiny.batch([], image=True)]
+    alone = [shorten(made, tiny.batch([[3]])), None, tiny.batch([], image=True)]
     second = tiny.batch([[6]], seed=1)
     second["input_ids"][0, 0] += 1  # the second row's first word
-    alone[1] = made.shorten(second)
+    alone[1] = shorten(made, second)
     for row, one in zip(together, alone, strict=not tiny.one_token):
         found = tiny.model.generate(**one, max_new_tokens=4, do_sample=False)[0, one["input_ids"].shape[1] :]
         assert row.tolist() == found.tolist()
@@ -242,13 +253,17 @@ def test_generates_in_a_batch_what_it_generates_alone(name):
 
 def test_beams(name):
     """Each video goes with its own beams: one beam among several is what one beam alone is."""
-    late = {"Qwen3-VL", "VideoLLaMA3"} if Version(transformers.__version__) < Version("5.24") else set()
+    late = (
+        {"Qwen3-VL", "VideoLLaMA3", "InternVL3", "SmolVLM2"}
+        if Version(transformers.__version__) < Version("5.24")
+        else set()
+    )
     if name in {"GLM-4.1V"} | late:
         pytest.skip("the library tells the rows' videos apart by the placeholders of the uncompressed ones")
     tiny, made = compressed(name)
-    batch = made.shorten(tiny.batch([[4], [4]]))
+    batch = shorten(made, tiny.batch([[4], [4]]))
     found = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
-    batch = made.shorten(tiny.batch([[4]]))
+    batch = shorten(made, tiny.batch([[4]]))
     alone = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
     assert found[:2].tolist() == alone.tolist()
 
@@ -256,7 +271,7 @@ def test_beams(name):
 def test_saved_and_loaded(name, tmp_path):
     tiny, made = compressed(name, "te_fusion", 2, position_std=0.5)
     perturbed(made.module)
-    batch = made.shorten(tiny.batch([[3, 4]]))
+    batch = shorten(made, tiny.batch([[3, 4]]))
     with torch.no_grad():
         before = tiny.model(**batch).logits
     tiny.model.save_pretrained(tmp_path)
@@ -287,7 +302,7 @@ def test_trains_with_checkpointing(name, reentrant):
     perturbed(made.module)
     made.module.float()
     tiny.model.train()
-    batch = made.shorten(tiny.batch([[4], [6]]))
+    batch = shorten(made, tiny.batch([[4], [6]]))
     found = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -312,7 +327,7 @@ def test_every_method_of_the_paper(name, method):
 def test_every_other_method(name, method):
     """A method either works or says at the first video why it cannot."""
     words = refusal(name, method)
-    assert words == "" or "merges space by itself" in words or "needs whole frames" in words
+    assert words == "" or any(reason in words for reason in ("merges space by itself", "needs whole", "is a control"))
 
 
 def refusal(name, method):
@@ -329,7 +344,7 @@ def check_method(name, method):
     grid = {"grid": (4, 4)} if tiny.packed else {}
     made = compress_video_(tiny.model, method, k, **grid)
     perturbed(made.module)
-    batch = made.shorten(tiny.batch([[4], [3]]))
+    batch = shorten(made, tiny.batch([[4], [3]]))
     tiny.model(**batch).logits.square().sum().backward()
     assert all(p.grad is not None for p in made.module.parameters())
 
@@ -357,15 +372,79 @@ def test_bad_input(name):
     with pytest.raises(ValueError, match="at least one frame"):
         made.num_video_tokens(0, tiny.side, tiny.side)
     batch = tiny.batch([[4]])
+    batch |= {name: shorten(made, batch)[name] for name in ("input_ids", "attention_mask")}
+    if "mm_token_type_ids" in batch:
+        batch["mm_token_type_ids"] = shorten(made, tiny.batch([[4]]))["mm_token_type_ids"]
     with pytest.raises(ValueError, match="was it shortened already"):
-        made.shorten(made.shorten(batch))
+        shorten(made, batch)
 
 
 def test_a_video_longer_than_the_context(name):
+    """The k that is named fits and the one before it does not; so says whoever wrote the prompt."""
     tiny, made = compressed(name)
-    made.owner.config.text_config.max_position_embeddings = 30
-    with pytest.raises(ValueError, match=r"prompt is \d+ tokens longer than .* context of 30; k = \d+ would fit"):
-        tiny.model(**made.shorten(tiny.batch([[14]])))
+    raw = tiny.batch([[14, 5]])
+    long = shorten(made, raw)
+    tokens = int(long["attention_mask"].sum())
+    longest = tokens - 9
+    made.owner.config.text_config.max_position_embeddings = longest
+    words = rf"prompt is 9 tokens longer than .* context of {longest}; k = (\d+) would fit"
+    with pytest.raises(ValueError, match=words) as caught:
+        shorten(made, raw)
+    for run in (tiny.model, functools.partial(tiny.model.generate, max_new_tokens=1)):
+        with pytest.raises(ValueError, match=words):
+            run(**long)
+    k = int(re.search(words, str(caught.value))[1])
+    for other, fits in ((k, True), (k - 1, False)):
+        tiny, made = compressed(name, k=other)
+        assert (int(shorten(made, raw)["attention_mask"].sum()) <= longest) == fits
+    made.owner.config.text_config.max_position_embeddings = 5
+    with pytest.raises(ValueError, match="no k would make it fit"):
+        shorten(made, raw)
+
+
+PICTURES = [name for name in TINY_VLMS if TINY_VLMS[name]().pictures]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_images_between_videos(name):
+    """Of a model to which both are pictures: each in its place, each as it is alone."""
+    tiny, made = compressed(name)
+    perturbed(made.module)
+    videos = [shorten(made, tiny.batch([[steps]], seed=steps))["pixel_values"][0] for steps in (3, 4)]
+    image = tiny.batch([], image=True)["pixel_values"]
+    image = image[0] if image.ndim == 5 else image
+    with torch.no_grad():
+        together = made.owner.get_image_features([videos[0], image, videos[1]]).pooler_output
+        alone = [made.owner.get_image_features([visual]).pooler_output for visual in (videos[0], image, videos[1])]
+        untouched = TINY_VLMS[name]().model.model.get_image_features(tiny.batch([], image=True)["pixel_values"])
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(alone[1].flatten(), torch.cat(list(untouched.pooler_output)).flatten())
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_what_is_a_video_has_to_be_said(name):
+    tiny, made = compressed(name)
+    batch = tiny.batch([[4]])
+    with pytest.raises(ValueError, match="say in visuals what each image and video"):
+        made.shorten(batch)
+    with pytest.raises(ValueError, match=r"the prompt has 36 .*make 45"):
+        made.shorten(batch, visuals=[("video", 5)])
+    batch["pixel_values"] = batch["pixel_values"][..., :3, :, :, :]
+    with pytest.raises(ValueError, match="pixel_values holds 3 pictures, and the visuals are 4"):
+        made.shorten(batch, visuals=[("video", 4)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smolvlm_places_its_patches_as_its_own_embeddings_do(dtype):
+    """With 25 a side rounding puts some patches where the one before them lies."""
+    config = transformers.SmolVLMConfig(
+        vision_config={"hidden_size": 8, "num_attention_heads": 2, "image_size": 50, "patch_size": 2},
+        text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10},
+    )
+    owner = transformers.SmolVLMModel(config).to(dtype)
+    frames = torch.randn(1, 2, 3, 50, 50, dtype=dtype)
+    own = owner.vision_model.embeddings(frames[0], torch.ones(2, 25, 25, dtype=torch.bool))
+    assert torch.equal(host_of(owner).embed(frames, None, (25, 25))[0], own)
 
 
 @pytest.mark.parametrize("name", WITH_PROCESSOR)
@@ -388,6 +467,19 @@ def test_the_models_own_processor_writes_the_shorter_prompt(name):
         compress_processor_(processor, made)
 
 
+def test_the_processor_says_which_pictures_are_videos():
+    tiny, made = compressed("InternVL3", "te_fusion", 2)
+    processor = compress_processor_(TINY_PROCESSORS["InternVL3"](), made)
+    video, image = (torch.randint(0, 255, shape, dtype=torch.uint8) for shape in ((5, 3, 24, 24), (3, 24, 48)))
+    text = ["a <video> b <image> c <video>", "a <image>"]
+    batch = processor(text=text, images=[image] * 2, videos=[video] * 2, return_tensors="pt", padding=True)
+    assert [tuple(x.shape[:-3]) for x in batch["pixel_values"]] == [(1, 5), (3,), (1, 5), (3,)]  # two tiles and a whole
+    assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [2 * made.num_video_tokens(5, 24, 24) + 3 * 9, 3 * 9]
+    with torch.no_grad():
+        tiny.model(**batch)
+    assert "visuals" not in processor.to_dict()
+
+
 def test_an_unknown_model_is_told_what_was_looked_for():
     with pytest.raises(ValueError, match=r"Linear is no video model .*looked for .*Qwen2_5_VLModel"):
         compress_video_(nn.Linear(2, 2), "te_fusion", 2)
@@ -399,7 +491,7 @@ def test_every_host_is_tested():
 
 def test_a_copy_compresses_by_itself(name):
     tiny, made = compressed(name)
-    batch = made.shorten(tiny.batch([[4]]))
+    batch = shorten(made, tiny.batch([[4]]))
     twin = copy.deepcopy(tiny.model)
     with torch.no_grad():
         expected = tiny.model(**batch).logits

@@ -11,9 +11,11 @@ import contract
 import pytest
 import torch
 from broken import BROKEN, COPIES
-from contract import Create, check_distinct, refusal, video
+from contract import ROUNDING, WIDE, Create, check_distinct, distance, refusal, video
 
-from tefusion.compressors import COMPRESSORS, Clip, create_compressor
+from tefusion.compressors import COMPRESSORS, Clip, create_compressor, trained
+from tefusion.compressors.resize import resize
+from tefusion.sampling import sample
 from tefusion.vision import VideoEncoder
 
 CHECKS = [
@@ -122,7 +124,28 @@ def test_all_methods_cost_the_decoder_the_same():
         assert costs == {16 // k * 2 * 3}
 
 
+@torch.no_grad()
+def test_the_controls_are_the_baseline_on_less():
+    """On what `sampling.py` and the sweep would give it: the centres of the groups, frames of half the width."""
+    baseline, clip = contract.perturb(Create("none")(1, WIDE)), video(8, WIDE)
+    fewer, lower = Create("fewer_frames").perturbed(4, WIDE), Create("lower_resolution").perturbed(2, WIDE)
+    assert torch.equal(fewer(clip), baseline(clip[:, sample("centres", 8, 2, 1.0)]))
+    small = resize(clip[0], (32, 32))[None]
+    assert distance(lower(clip).flatten(1, 2), baseline(small).flatten(1, 2)) < ROUNDING
+
+
+def test_a_control_that_cannot_share_its_tokens_keeps_them_evenly():
+    """Three tokens for two frames, and for eight."""
+    for k, seen in ((2, {0, 1}), (8, {0, 2, 5})):
+        encoder, clip = Create("lower_resolution")(k, (24, 56)), video(k, (24, 56))
+        clip.requires_grad_()
+        encoder(clip).square().sum().backward()
+        assert {frame for frame in range(k) if clip.grad[0, frame].any()} == seen
+
+
 def test_every_class_says_what_it_is():
+    assert [name for name, method in COMPRESSORS.items() if method.control] == ["fewer_frames", "lower_resolution"]
+    assert len(trained()) == len(COMPRESSORS) - 2 >= 20
     for name, method in COMPRESSORS.items():
         assert method.stage in ("before", "inside", "after") or name == "none"
         assert method.reach in ("group", "neighbours", "past", "clip")
@@ -138,6 +161,7 @@ def test_every_class_says_what_it_is():
         (lambda: create_compressor("qformer", k=2, width=8, embed_dim=8), "needs grid"),
         (lambda: create_compressor("kangaroo", k=2, width=8, embed_dim=8, init="zero"), "'zero'"),
         (lambda: Create("qformer")(2)(video(2, (40, 56))), "2x2 tokens a group, this video has 2x3"),
+        (lambda: Create("lower_resolution")(2)(video(2, (32, 48))), "show 4x4 patches as 4x2, these frames have 4x3"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_a_line(call, said):

@@ -159,8 +159,18 @@ def test_the_zoos_table_has_a_line_for_each_method():
     rows = zoo().splitlines()
     assert len({row.count("|") for row in rows}) == 1
     assert [row.split("`")[1] for row in rows[2:]] == list(COMPRESSORS)
-    assert "| inside the encoder | yes | no |" in next(row for row in rows if "te_fusion" in row)
-    assert "| after the encoder | no | no |" in next(row for row in rows if "pllava" in row)
+    fusion, pooled, fewer = (
+        next(row for row in rows if f"`{n}`" in row) for n in ("te_fusion", "tpool", "fewer_frames")
+    )
+    # The merge reads four frames instead of one, positions have four rows; rows of 4 x 197 tokens meet in attention.
+    length, block = 197, 24 * 768**2  # and two operations a token, pair and channel, for scores and for values
+    work = (block + 4 * 4 * length * 768) / (block + 4 * length * 768)
+    more = 3 * 4 * 768 * 768 + 4 * 768
+    assert f"| inside | group | yes | 1.11x | {more:+,} |" in fusion
+    assert pytest.approx(work, abs=0.015) == 1.11  # the patch map and the projector have no part in it
+    assert "| after | group | no |" in pooled
+    assert "| 0 |" in pooled
+    assert "| control, before | group | yes | 0.25x | 0 |" in fewer
 
 
 def test_flops_are_scaled():

@@ -145,7 +145,7 @@ def test_parse_types_its_values_or_says_one_line(words):
 )
 def test_tokens_out_tells_the_truth_for_any_size(name, k, groups, height, width):
     k = k if k in COMPRESSORS[name].valid_k else 1
-    if name in ("qformer", "resampler3d"):  # their queries are made for one grid
+    if name in ("qformer", "resampler3d", "lower_resolution"):  # which are made for one grid
         height, width = 32 + height % 8, 32 + width % 8
     encoder = create_video_encoder("tiny", name, k)
     with torch.no_grad():

@@ -24,6 +24,7 @@ from tefusion.data.motion_augment import (
 from tefusion.data.motion_files import CATEGORIES, SPLITS, ask, create_clip
 from tefusion.data.motion_render import render, texture
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, STEMS, STRIDES, Shot, create_scene
+from tefusion.data.motion_sets import MOTION_SETS, long_enough, motion_set
 from tefusion.data.motion_truth import CHANNELS, right_option
 from tefusion.data.motionbench import read_motionbench
 from tefusion.data.question import LETTERS
@@ -177,7 +178,7 @@ def test_bad_settings_are_refused(bad):
         MotionSettings(**bad)
 
 
-@pytest.mark.parametrize(("size", "frames"), [(64, 16), (96, 24), (32, 8)])
+@pytest.mark.parametrize(("size", "frames"), [(64, 16), (96, 24), (32, 8), (32, 48)])
 def test_other_sizes_show_the_same_world(size, frames):
     settings = MotionSettings(size=size, frames=frames, noise=3)
     for index in range(24):
@@ -188,6 +189,29 @@ def test_other_sizes_show_the_same_world(size, frames):
         assert options[int(truth["answer"])] == right_option(one, 0)
         areas = [(truth["masks"][0] == i + 1).mean() for i in range(4) if truth["colours"][i]]
         assert all(0.01 < area < 0.08 for area in areas)  # a disc of 0.3 of the size has 0.07 of the area
+
+
+def test_a_named_set_differs_from_its_namesake_in_length_alone():
+    """The default set is what recorded results were measured on."""
+    first = MotionSettings(size=32, frames=16, train=12000, dev=1200, test=1200, seed=0, pan=0.25, sprite=0.3, fps=8)
+    assert motion_set("motion") == MotionSettings() == replace(first, contrast=40.0, detail=2.0, noise=0.0)
+    for name in MOTION_SETS:
+        for frames in (8, 24, 48, 64):
+            assert motion_set(f"{name}-{frames}") == replace(MOTION_SETS[name], frames=frames)
+        for frames in (0, 7, 65, 10**8):
+            with pytest.raises(ValueError, match="8 to 64 frames"):
+                motion_set(f"{name}-{frames}")
+    assert [motion_set(name) for name in ("elsewhere", "motion-", "motion-24-24", "motion24", "24")] == [None] * 5
+
+
+@pytest.mark.parametrize("name", MOTION_SETS)
+def test_clips_are_never_shorter_than_what_is_asked_of_them(name):
+    for n_input in range(65):
+        settings = motion_set(long_enough(name, n_input))
+        assert settings.frames >= n_input
+        assert (settings == MOTION_SETS[name]) == (n_input <= 16)
+        assert long_enough("elsewhere", n_input) == "elsewhere"
+        assert long_enough(f"{name}-24", n_input) == f"{name}-24"
 
 
 # No shortcut

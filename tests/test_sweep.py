@@ -128,6 +128,19 @@ def test_a_failed_cell_is_recorded_the_rest_go_on_and_it_is_tried_again(clips, h
     assert {row["status"] for row in read_results(tmp_path)} == {"done"}
 
 
+def test_a_sweep_ends_after_its_minutes_and_goes_on_when_it_is_run_again(clips, home, tmp_path, here, monkeypatch):
+    """Here every cell takes one."""
+    monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: 60.0 * len(here.ran)))
+    mine = words(clips, home, f"out={tmp_path}", "compressor=none,te_fusion,pllava")
+    for ran, left in ((3, 4), (6, 1)):
+        with pytest.raises(stop.Stopped, match=f"{left} of 7 cells are left"):
+            sweep([*mine, "minutes=3"])
+        assert len(here.ran) == ran
+        assert not stop.asked()
+    sweep([*mine, "minutes=3"])
+    assert len(set(here.ran)) == len(read_results(tmp_path)) == 7
+
+
 def test_all_cells_may_fail(clips, home, tmp_path, here):
     here.failing = {"none", "pllava"}
     path = sweep(words(clips, home, f"out={tmp_path}", "compressor=none,pllava"))
@@ -290,12 +303,14 @@ def launch(*words):
 
 
 @pytest.mark.heavy
-def test_the_smoke_budget_end_to_end(tmp_path):
-    mine = [str(ROOT / "sweep.py"), "budget=smoke", f"home={tmp_path}"]
+@pytest.mark.parametrize("more", [[], ["k=6", "n_input=24"], ["k=6", "n_input=48"]])
+def test_the_smoke_budget_end_to_end(tmp_path, more):
+    mine = [str(ROOT / "sweep.py"), "budget=smoke", f"home={tmp_path}", *more]
     first = launch("--cpu", "--num_processes=1", *mine)
     rows = read_results(tmp_path / "smoke")
     assert {row["status"] for row in rows} == {"done"}
     assert {row["compressor"] for row in rows} == {"none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"}
+    assert {row["repeated"] for row in rows} == {0}
     assert "te_fusion" in first
     before = (tmp_path / "smoke" / "results.jsonl").read_bytes()
     launch("--cpu", "--num_processes=1", *mine)

@@ -6,6 +6,7 @@ from typing import Any
 import transformers
 from tiny_vlms import END, IMAGE, START, VIDEO
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers.models.smolvlm import processing_smolvlm
 
 SPECIAL = {"<image>": IMAGE, "<video>": VIDEO, "<vs>": START, "<ve>": END, "<pad>": 0, "<unk>": 1, "<end>": 99}
 
@@ -20,6 +21,8 @@ def tokenizer() -> Any:
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     named = {"image_token": "<image>", "video_token": "<video>"}
     named |= {"vision_start_token": "<vs>", "vision_end_token": "<ve>"}
+    named |= {"start_image_token": "<vs>", "end_image_token": "<ve>", "context_image_token": "<image>"}
+    named |= {"fake_image_token": "<vs>", "global_image_token": "<ve>"}
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", eos_token="<end>", extra_special_tokens=named
     )
@@ -51,10 +54,29 @@ def qwen(kind: str, video: str) -> Any:
     return getattr(transformers, kind)(image, tokenizer(), videos)
 
 
+def internvl() -> Any:
+    size = {"height": 24, "width": 24}
+    image = transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=2)
+    return transformers.InternVLProcessor(
+        image, tokenizer(), transformers.InternVLVideoProcessor(size=size), image_seq_length=9
+    )
+
+
+def smolvlm2() -> Any:
+    """It asks for a package only to write a number in words."""
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    edge = {"longest_edge": 24}
+    image = transformers.SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False)
+    video = transformers.SmolVLMVideoProcessor(size=edge, max_image_size=edge)
+    return transformers.SmolVLMProcessor(image, tokenizer(), video, image_seq_len=9)
+
+
 TINY_PROCESSORS: dict[str, Callable[[], Any]] = {
     "LLaVA-OneVision": llava_onevision,
     "LLaVA-NeXT-Video": llava_next_video,
     "Qwen2-VL": lambda: qwen("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
     "Qwen2.5-VL": lambda: qwen("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+    "InternVL3": internvl,
+    "SmolVLM2": smolvlm2,
     "Qwen3-VL": lambda: qwen("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
 }

@@ -10,6 +10,7 @@ from tiny_towers import spread
 from torch import Tensor, nn
 
 IMAGE, VIDEO, START, END, TEXT = 90, 91, 92, 93, 10
+PICTURES = 3  # of an image, for models that cut one into tiles
 DECODER = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -27,6 +28,12 @@ TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_
 PACKED = {"depth": 3, "num_heads": 2, "patch_size": 4, "in_channels": 3, "temporal_patch_size": 2}
 
 
+class Batch(dict[str, Any]):
+    """`visuals`: what a batch itself does not tell of models to which a video is a row of pictures."""
+
+    visuals: list[tuple[str, int]] | None = None
+
+
 @dataclass(frozen=True)
 class TinyVLM:
     model: nn.Module
@@ -39,20 +46,23 @@ class TinyVLM:
     one_token: bool = False  # whether videos use the placeholder of images
     more: Mapping[str, Tensor] = field(default_factory=dict)  # what else each video needs
 
-    def batch(self, videos: Sequence[Sequence[int]], image: bool = False, seed: int = 0) -> dict[str, Any]:
+    pixels_name: str = "pixel_values_videos"
+    pictures: bool = False  # whether a video is a row of pictures
+
+    def batch(self, videos: Sequence[Sequence[int]], image: bool = False, seed: int = 0) -> Batch:
         """A row for each entry of `videos`, with a video of each number of steps; then, where asked, one with an image.
         Rows are padded on the left."""
         rows = [
             [TEXT + i, *(t for steps in row for t in (*self.prompt(steps), TEXT + 5))] for i, row in enumerate(videos)
         ]
         steps = [step for row in videos for step in row]
-        batch: dict[str, Any] = {}
+        batch = Batch()
         if steps:
             batch |= self.pixels([self.video(step, seed + i) for i, step in enumerate(steps)], steps)
         if image:
             tokens, inputs = self.image()
             rows.append([TEXT + 7, *tokens, TEXT + 8])
-            batch |= inputs
+            batch |= self.joined(batch, inputs)
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         types = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
@@ -60,7 +70,17 @@ class TinyVLM:
             ids = ids.masked_fill(ids == VIDEO, IMAGE)
         batch |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
         batch |= {key: value.repeat(len(steps)) for key, value in self.more.items() if steps}
-        return batch | ({"mm_token_type_ids": types} if self.frames_per_step == 2 else {})
+        batch |= {"mm_token_type_ids": types} if self.frames_per_step == 2 else {}
+        if self.pictures:
+            batch.visuals = [("video", step) for step in steps] + [("image", PICTURES)] * image
+        return batch
+
+    def joined(self, batch: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An image's inputs, behind those of videos that have the same name."""
+        if not self.pictures or not batch:
+            return inputs
+        parts = [batch["pixel_values"], inputs["pixel_values"]]
+        return {"pixel_values": torch.cat(parts if parts[0].ndim == 4 else padded(parts))}
 
     def prompts(self, row: Sequence[int]) -> list[int]:
         return [token for steps in row for token in (*self.prompt(steps), TEXT + 5)]
@@ -69,8 +89,16 @@ class TinyVLM:
         if self.packed:
             grid = torch.tensor([[t, 4, 4] for t in steps])
             return {"pixel_values_videos": torch.cat(videos), "video_grid_thw": grid}
+        if self.pictures:  # SmolVLM's processor pads a batch, InternVL's puts pictures one after another
+            return {"pixel_values": torch.cat(padded(videos) if videos[0].ndim == 5 else videos)}
         same = len(set(steps)) == 1
         return {"pixel_values_videos": torch.stack(videos) if same else videos}
+
+
+def padded(rows: list[Tensor]) -> list[Tensor]:
+    """(rows, pictures, channels, height, width), with black pictures behind those of the shorter ones"""
+    most = max(row.shape[1] for row in rows)
+    return [nn.functional.pad(row, (0, 0, 0, 0, 0, 0, 0, most - row.shape[1])) for row in rows]
 
 
 def random(seed: int, *shape: int) -> Tensor:
@@ -178,6 +206,50 @@ def video_llama_3() -> TinyVLM:
     )
 
 
+def internvl() -> TinyVLM:
+    """Pictures of 6x6 patches: 3x3 tokens. `<video>` is what its tokenizer calls it, the model knows images alone."""
+    vision = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+    vision |= {"image_size": [24, 24], "patch_size": [4, 4], "use_mean_pooling": False}
+    config = transformers.InternVLConfig(
+        vision_config=vision, text_config={**DECODER, "model_type": "qwen2"}, image_token_id=IMAGE, image_seq_length=9
+    )
+    model = spread(transformers.InternVLForConditionalGeneration(config))
+    return TinyVLM(
+        model,
+        1,
+        False,
+        24,
+        lambda steps, seed: random(seed, steps, 3, 24, 24),
+        lambda steps: [token for step in range(steps) for token in (20 + step, START, *[IMAGE] * 9, END)],
+        lambda: ([START, *[IMAGE] * 9 * PICTURES, END], {"pixel_values": random(77, PICTURES, 3, 24, 24)}),
+        pixels_name="pixel_values",
+        pictures=True,
+    )
+
+
+def smolvlm() -> TinyVLM:
+    vision = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
+    vision |= {"image_size": 24, "patch_size": 4}
+    config = transformers.SmolVLMConfig(
+        vision_config=vision, text_config={**DECODER, "model_type": "llama"}, image_token_id=IMAGE, scale_factor=2
+    )
+    model = spread(transformers.SmolVLMForConditionalGeneration(config))
+    return TinyVLM(
+        model,
+        1,
+        False,
+        24,
+        lambda steps, seed: random(seed, 1, steps, 3, 24, 24),
+        lambda steps: [token for step in range(steps) for token in (20 + step, START, *[IMAGE] * 9, START)],
+        lambda: (
+            [token for i in range(PICTURES) for token in (START, 30 + i, *[IMAGE] * 9)],
+            {"pixel_values": random(77, 1, PICTURES, 3, 24, 24)},
+        ),
+        pixels_name="pixel_values",
+        pictures=True,
+    )
+
+
 TINY_VLMS: dict[str, Callable[[], TinyVLM]] = {
     "LLaVA-OneVision": llava_onevision,
     "LLaVA-NeXT-Video": llava_next_video,
@@ -186,4 +258,6 @@ TINY_VLMS: dict[str, Callable[[], TinyVLM]] = {
     "Qwen3-VL": qwen3_vl,
     "GLM-4.1V": glm4v,
     "VideoLLaMA3": video_llama_3,
+    "InternVL3": internvl,
+    "SmolVLM2": smolvlm,
 }

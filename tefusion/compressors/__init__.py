@@ -3,8 +3,10 @@
 import inspect
 
 from tefusion.compressors.base import Baseline, Clip, Compressor
+from tefusion.compressors.fewer_frames import FewerFrames
 from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
+from tefusion.compressors.lower_resolution import LowerResolution
 from tefusion.compressors.options import SIZES, check_option, defaults, spelled, split
 from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.pvc import PVC
@@ -45,6 +47,8 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "stp": STP,
     "resampler3d": Resampler3D,
     "ssm": SSM,
+    "fewer_frames": FewerFrames,
+    "lower_resolution": LowerResolution,
 }
 
 
@@ -82,6 +86,11 @@ def method_of(word: str) -> type[Compressor]:
     return COMPRESSORS[split(word, COMPRESSORS)[0]]
 
 
+def trained() -> list[str]:
+    """The methods without the controls."""
+    return [name for name, method in COMPRESSORS.items() if not method.control]
+
+
 def options_of(word: str) -> set[str]:
     """The settings that a method has of its own."""
     return set(defaults(method_of(word)))
@@ -109,4 +118,5 @@ __all__ = [
     "method_of",
     "one_spelling",
     "options_of",
+    "trained",
 ]

@@ -49,6 +49,8 @@ class Compressor(nn.Module):
     source: ClassVar[str]
     stage: ClassVar[str]  # before, inside or after the encoder
     reach: ClassVar[str] = "group"  # which groups a frame may change: group, neighbours, past, clip
+    control: ClassVar[bool] = False  # what a method is compared with; a sweep trains it as a run of `none`
+    drops_frames: ClassVar[bool] = False  # some frames of a group are never seen
     adds_module: ClassVar[bool] = False  # a module of its own, so that k = 1 is not the baseline
     starts_as_image: ClassVar[bool] = True  # a still video gives the baseline's embeds; else what one frame gives
     owns_merge: ClassVar[bool] = False  # merges space itself, and so uses only the projector's glu

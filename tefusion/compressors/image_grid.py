@@ -5,12 +5,12 @@ encoder 1/k and adds no parameter: what a pre-encoder method can do without lear
 the tower sees k small copies of it.
 """
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from tefusion.compressors.base import Compressor
+from tefusion.compressors.resize import resize
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 2, 16: 4}  # of the grid, for each k
 
@@ -32,6 +32,5 @@ class ImageGrid(Compressor):
         grid = rearrange(
             video, "b (g r q) c height width -> (b g) c (r height) (q width)", r=ROWS[self.k], q=self.k // ROWS[self.k]
         )
-        # fp32: antialiased resizing knows no bf16 on a CPU
-        small = F.interpolate(grid.float(), video.shape[-2:], mode="bicubic", antialias=True, align_corners=False)
-        return rearrange(small.to(video.dtype), "(b g) c height width -> b g c height width", b=len(video))
+        small = resize(grid, (video.shape[-2], video.shape[-1]))
+        return rearrange(small, "(b g) c height width -> b g c height width", b=len(video))

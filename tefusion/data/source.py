@@ -10,17 +10,12 @@ from torch import Tensor
 
 from tefusion.choices import brief, nearest
 from tefusion.data.motion import write_motion
-from tefusion.data.motion_files import CATEGORIES, MotionSettings
+from tefusion.data.motion_files import CATEGORIES
+from tefusion.data.motion_sets import MOTION_SETS, motion_set
 from tefusion.data.motion_truth import CHANNELS, Truth, load_truth, motion_targets
 from tefusion.data.motionbench import ANNOTATIONS, read_motionbench
 from tefusion.data.question import LETTERS, Question
 from tefusion.json_files import read_object
-
-# Generated where they are first asked for.
-MOTION_SETS = {
-    "motion": MotionSettings(),
-    "motion-smoke": MotionSettings(train=768, dev=96, test=96),
-}
 
 
 @dataclass(frozen=True)
@@ -36,15 +31,15 @@ class Split:
 
 def data_folder(data: str, home: Path) -> Path:
     """The folder of a named set, written if it is not there yet, or the folder that `data` is."""
-    if data in MOTION_SETS:
-        return write_motion(home / "data" / data, MOTION_SETS[data])
+    if settings := motion_set(data):
+        return write_motion(home / "data" / data, settings)
     check_data(data)
     return Path(data)
 
 
 def check_data(data: str) -> None:
     """Raises ValueError where `data` names no set and is no folder."""
-    if data not in MOTION_SETS and not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
+    if not motion_set(data) and not os.path.isdir(data):  # noqa: PTH112, Path.is_dir raises where a name is too long
         raise ValueError(f"data {brief(data)} is neither a folder nor a generated set{nearest(data, MOTION_SETS)}")
 
 

@@ -1,7 +1,7 @@
 """A compressor of the zoo inside a whole video model of transformers."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tefusion.choices import nearest
 from tefusion.compressors import COMPRESSORS, Compressor, create_compressor
 from tefusion.integrations.transformers.calls import replace_attribute
-from tefusion.integrations.transformers.host import Host
+from tefusion.integrations.transformers.host import Host, Visual
 from tefusion.integrations.transformers.hosts import find_owner, host_of
-from tefusion.integrations.transformers.placeholders import Placeholders, shorten, shortened
+from tefusion.integrations.transformers.placeholders import Placeholders, lengths_of, mask_of, shorten, shortened
 from tefusion.integrations.transformers.video_compressor import VideoCompressor
 
 TRAINABLE = ("all", "compressor")
@@ -41,18 +41,27 @@ class CompressedVideo:
         h, w = host.merged(host.patches_of(height, width))
         return self.module.groups(-(-frames // host.frames_per_step)) * h * w + host.extra_tokens
 
-    def shorten(self, batch: Mapping[str, Any], pad_id: int = 0, left: bool = True) -> dict[str, Any]:
-        """What the model's own processor made, with the placeholders of the compressed videos.
+    def shorten(
+        self,
+        batch: Mapping[str, Any],
+        pad_id: int = 0,
+        left: bool = True,
+        visuals: Sequence[Visual] | None = None,
+    ) -> dict[str, Any]:
+        """What the model's own processor made, as the compressed model takes it: the placeholders of its videos.
 
-        `pad_id` and `left` say how rows of different length are padded. Raises ValueError where the prompt's
-        placeholders are not those of its videos.
+        `pad_id` and `left` say how rows of different length are padded. `visuals`: what each image and video of the
+        prompts is, in their order, and its pictures, as in [("video", 8), ("image", 1)]; only for InternVL and
+        SmolVLM, to which a video is a row of pictures. Raises ValueError where the prompt's placeholders are not those
+        of its videos, and for a prompt that is longer than the decoder's context.
         """
-        if batch.get("pixel_values_videos") is None or self.k == 1:
-            return dict(batch)
         host = host_of(self.owner)
-        marked = host.video_tokens(batch)
-        keep = shorten(marked, placeholders(host, batch), self.k, host.steps_apart)
-        return {**without_mask(batch), **shortened(batch, keep, pad_id, left)}
+        found = [] if self.module.is_nothing else host.found(batch, visuals)
+        if not any(visual.video for visual in found):
+            return dict(batch)
+        keep = shorten(host.video_tokens(batch, found), found, self.k, host.steps_apart)
+        check_context(host, batch, found, self.k)
+        return {**host.inputs(batch, found), **shortened(batch, keep, pad_id, left)}
 
 
 def compress_video_(
@@ -100,6 +109,8 @@ def method_for(host: Host, name: str, k: int, options: Mapping[str, Any]) -> Com
         if size in options and options[size] != getattr(sizes, size):
             raise ValueError(f"{size} is {getattr(sizes, size)} in this model, got {options[size]!r}")
     own = {name: value for name, value in options.items() if name not in ("width", "embed_dim", "depth", "heads")}
+    if name in COMPRESSORS and COMPRESSORS[name].control:
+        raise ValueError(f"{name} is a control: give the model itself fewer frames, or smaller ones")
     grid = own.pop("grid", None) or sizes.grid
     merges = name in COMPRESSORS and COMPRESSORS[name].owns_merge  # then its output goes where the first map's goes
     method = create_compressor(
@@ -119,20 +130,33 @@ def method_for(host: Host, name: str, k: int, options: Mapping[str, Any]) -> Com
 
 def install(owner: Any) -> None:
     """The owner's videos go through `owner.video_compressor`, and its positions are counted in groups."""
-    if owner.video_compressor.compressor.k == 1 and not list(owner.video_compressor.parameters()):
-        return  # the model itself
-    replace_attribute(owner, "get_video_features", VideoFeatures(owner))
+    if owner.video_compressor.is_nothing:
+        return
+    name = f"get_{host_of(owner).modality}_features"
+    replace_attribute(owner, name, VideoFeatures(owner, getattr(owner, name)))
     if hasattr(type(owner), "get_rope_index"):
         replace_attribute(owner, "get_rope_index", GroupPositions(owner, owner.get_rope_index))
-    owner.register_forward_pre_hook(check_context, with_kwargs=True)
+    owner.register_forward_pre_hook(check_prompt, with_kwargs=True)
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    owner: Any
+    """`generate` reads the signature of the model's own method, and hands what this returns to the forward."""
 
-    def __call__(self, pixel_values_videos: Any, video_grid_thw: Tensor | None = None, *_: Any, **__: Any) -> Any:
-        return self.owner.video_compressor(host_of(self.owner), pixel_values_videos, video_grid_thw)
+    owner: Any
+    method: Callable[..., Any]
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        host, compress = host_of(self.owner), self.owner.video_compressor
+        given = dict(inspect.signature(self.method).bind_partial(*args, **kwargs).arguments)
+        arguments = {host.pixels: given.pop(next(iter(given))), **given.pop("kwargs", {}), **given}
+        output = host.enter(compress, self.method, arguments)
+        output.groups = host.held(arguments, compress.compressor.k)
+        return output
 
 
 @dataclass(frozen=True)
@@ -154,34 +178,42 @@ class GroupPositions:
         return self.method(*args, **kwargs)
 
 
-def without_mask(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """VideoLLaMA3's own dropping of tokens would not know the groups."""
-    mask = batch.get("video_compression_mask")
-    if mask is not None and not torch.as_tensor(mask).all():
-        raise ValueError("the processor has dropped tokens of the videos already: use_token_compression must be False")
-    return {name: value for name, value in batch.items() if name != "video_compression_mask"}
-
-
-def placeholders(host: Host, batch: Mapping[str, Any]) -> list[Placeholders]:
-    """Of each video, as the model's own processor writes them."""
-    if (grid := batch.get("video_grid_thw")) is not None:
-        rows = grid.tolist() if isinstance(grid, Tensor) else grid
-        return [Placeholders(t, h * w // 4, host.extra_tokens) for t, h, w in rows]
-    found = []
-    for video in batch["pixel_values_videos"]:
-        h, w = host.merged(host.patches_of(*video.shape[-2:]))
-        found.append(Placeholders(len(video), h * w, host.extra_tokens))
-    return found
-
-
-def check_context(owner: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Raises ValueError for a prompt that is longer than the decoder's context."""
+def check_prompt(owner: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Of a prompt that comes to the model itself, whoever wrote it."""
     ids = args[0] if args else kwargs.get("input_ids")
-    longest = getattr(owner.config.text_config, "max_position_embeddings", None)
-    if ids is None or longest is None or kwargs.get("pixel_values_videos") is None or ids.shape[1] <= longest:
+    longest = context_of(owner)
+    if ids is None or longest is None or ids.shape[1] <= longest:
         return
-    over, k = ids.shape[1] - longest, owner.video_compressor.compressor.k
-    in_video = max(map(sum, host_of(owner).video_tokens({**kwargs, "input_ids": ids})))
-    left = in_video - over
-    fits = f"k = {-(-k * in_video // left)} would fit" if left > 0 else "no k would make it fit"
-    raise ValueError(f"the prompt is {over} tokens longer than the decoder's context of {longest}; {fits}")
+    host, k = host_of(owner), owner.video_compressor.compressor.k
+    encoded = (kwargs.get("mm_encoder_outputs") or {}).get(host.modality)
+    found = host.held(kwargs, k) if encoded is None else encoded.groups
+    if any(visual.video for visual in found):
+        check_context(host, {**kwargs, "input_ids": ids}, found, 1)
+
+
+def context_of(owner: Any) -> int | None:
+    return getattr(owner.config.text_config, "max_position_embeddings", None)
+
+
+def check_context(host: Host, batch: Mapping[str, Any], found: Sequence[Placeholders], group: int) -> None:
+    """Raises ValueError for a prompt that is longer than the decoder's context once `group` of the steps that are
+    `found` in it are one."""
+    longest = context_of(host.owner)
+    if longest is None:
+        return
+    compressor = host.owner.video_compressor.compressor
+    marked, mask = host.video_tokens(batch, found), mask_of(batch)
+
+    def length(steps: int) -> int:
+        return max(lengths_of(shorten(marked, found, steps, host.steps_apart), mask))
+
+    if (over := length(group) - longest) <= 0:
+        return
+    most = max(visual.steps for visual in found if visual.video)
+    groups = {steps: steps * compressor.k // group for steps in range(group + 1, most + 1)}
+    fits = (k for steps, k in groups.items() if k in type(compressor).valid_k and length(steps) <= longest)
+    best = next(fits, None)
+    raise ValueError(
+        f"the prompt is {over} tokens longer than the decoder's context of {longest}; "
+        f"{'no k would make it fit' if best is None else f'k = {best} would fit'}"
+    )

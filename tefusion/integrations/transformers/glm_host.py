@@ -1,6 +1,6 @@
 """GLM-4.1V: patches two frames deep, a 2x2 convolution, a gated unit; its videos use the placeholder of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_position_ids
 
 from tefusion.integrations.transformers.host import Sizes
+from tefusion.integrations.transformers.placeholders import Placeholders, as_lists
 from tefusion.integrations.transformers.qwen_host import PackedHost
 
 
@@ -29,10 +30,10 @@ class Glm4vHost(PackedHost):
     def first_map(self) -> Any:
         return self.tower.downsample
 
-    def video_tokens(self, batch: Mapping[str, Any]) -> list[list[bool]]:
+    def video_tokens(self, batch: Mapping[str, Any], found: Sequence[Placeholders]) -> list[list[bool]]:
         if (types := batch.get("mm_token_type_ids")) is None:
-            return super().video_tokens(batch)
-        return [[kind == 2 for kind in row] for row in (types.tolist() if isinstance(types, Tensor) else types)]
+            return super().video_tokens(batch, found)
+        return [[kind == 2 for kind in row] for row in as_lists(types)]
 
     def embed(self, x: Tensor, patches: nn.Linear | None, grid: tuple[int, int]) -> Tensor:
         tower, frames = self.tower, len(x) * x.shape[1]

@@ -1,13 +1,17 @@
 """A video model of transformers as the corridor sees it: patches, blocks, norm, projector. One subclass a family."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from tefusion.integrations.transformers.placeholders import Placeholders, as_lists
+
+Visual = tuple[str, int]  # "video" or "image", and its pictures
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Sizes:
 class Host:
     """`owner` is the module that has `get_video_features`. A host holds no parameters and lives for one call."""
 
+    modality: ClassVar[str] = "video"  # what the model calls videos, in get_video_features
+    pixels: ClassVar[str] = "pixel_values_videos"
     frames_per_step: ClassVar[int] = 1  # frames that the model's own patches join already
     extra_tokens: ClassVar[int] = 0  # of each video, beside those of its groups
     steps_apart: ClassVar[bool] = False  # whether text stands between the placeholders of two time steps
@@ -47,12 +53,37 @@ class Host:
         """The projector's first map with weights."""
         raise NotImplementedError
 
-    def video_tokens(self, batch: Mapping[str, Any]) -> list[list[bool]]:
+    def found(self, batch: Mapping[str, Any], visuals: Sequence[Visual] | None = None) -> list[Placeholders]:
+        """Of each video of a batch, as the model's own processor writes them."""
+        videos = batch.get(self.pixels)
+        found = []
+        for video in () if videos is None else videos:
+            h, w = self.merged(self.patches_of(*video.shape[-2:]))
+            found.append(Placeholders(len(video), h * w, self.extra_tokens))
+        return found
+
+    def held(self, inputs: Mapping[str, Any], k: int) -> list[Placeholders]:
+        """Of each video that the compressed model takes."""
+        return [video.grouped(k) for video in self.found(inputs)]
+
+    def written(self, replacements: Sequence[tuple[str, str]], image_token: str) -> list[Visual] | None:
+        """The visuals of a prompt, of which the processor says what it has written for each; None where a batch
+        tells them itself."""
+        return None
+
+    def video_tokens(self, batch: Mapping[str, Any], found: Sequence[Placeholders]) -> list[list[bool]]:
         """Which tokens of a batch's `input_ids` stand for videos."""
         token = getattr(self.owner.config, "video_token_id", None)
         token = self.owner.config.video_token_index if token is None else token
-        ids = batch["input_ids"]
-        return [[value == token for value in row] for row in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        return [[value == token for value in row] for row in as_lists(batch["input_ids"])]
+
+    def inputs(self, batch: Mapping[str, Any], found: Sequence[Placeholders]) -> dict[str, Any]:
+        """A batch of the processor as the compressed model takes it, but for the length of its prompts."""
+        return dict(batch)
+
+    def enter(self, compress: Any, own: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """In place of the method by which the model makes features of its videos, which is `own`."""
+        return compress(self, arguments[self.pixels], arguments.get("video_grid_thw"))
 
     def videos(self, pixels: Any, grid: Tensor | None) -> list[Tensor]:
         """Batches of videos of one size and length, (b, t, channels, height, width), in the order of the prompt."""

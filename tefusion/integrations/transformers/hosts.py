@@ -1,4 +1,4 @@
-"""The video models that take a compressor: the class that has `get_video_features` -> its host. A line a model."""
+"""The video models that take a compressor: the class that makes features of videos -> its host. A line a model."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import nn
 from tefusion.integrations.transformers.glm_host import Glm4vHost
 from tefusion.integrations.transformers.host import Host
 from tefusion.integrations.transformers.llava_host import LlavaNextVideoHost, LlavaOnevisionHost
+from tefusion.integrations.transformers.picture_host import InternVLHost, SmolVLMHost
 from tefusion.integrations.transformers.qwen_host import Qwen2VLHost, Qwen3VLHost, Qwen25VLHost
 from tefusion.integrations.transformers.video_llama_host import VideoLlama3Host
 
@@ -18,6 +19,8 @@ HOSTS: dict[str, type[Host]] = {
     "Qwen3VLModel": Qwen3VLHost,
     "Glm4vModel": Glm4vHost,
     "VideoLlama3Model": VideoLlama3Host,
+    "InternVLModel": InternVLHost,
+    "SmolVLMModel": SmolVLMHost,
 }
 
 

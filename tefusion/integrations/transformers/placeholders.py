@@ -1,7 +1,7 @@
 """A prompt with placeholders for every frame -> the prompt of the compressed video."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,15 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Placeholders:
-    """Of one video: `steps` time steps with `step` placeholders each, and `extra` behind the last."""
+    """Of one video: `steps` time steps with `step` placeholders each, and `extra` behind the last. Of an image that
+    has the placeholder of videos: `steps` pictures."""
 
     steps: int
     step: int
     extra: int = 0
+    video: bool = True
 
     @property
     def count(self) -> int:
         return self.steps * self.step + self.extra
+
+    def grouped(self, k: int) -> "Placeholders":
+        return replace(self, steps=-(-self.steps // k)) if self.video else self
 
 
 def shorten(rows: Sequence[Sequence[bool]], videos: Sequence[Placeholders], k: int, apart: bool) -> list[list[bool]]:
@@ -27,6 +32,7 @@ def shorten(rows: Sequence[Sequence[bool]], videos: Sequence[Placeholders], k: i
 
     Raises ValueError where the rows hold another number of placeholders than the videos have.
     """
+    videos = [video for video in videos if video.video]
     keep = [[True] * len(row) for row in rows]
     places = [(r, i) for r, row in enumerate(rows) for i, is_placeholder in enumerate(row) if is_placeholder]
     if len(places) != sum(video.count for video in videos):
@@ -51,8 +57,8 @@ def shorten(rows: Sequence[Sequence[bool]], videos: Sequence[Placeholders], k: i
 def shortened(batch: Mapping[str, Any], keep: list[list[bool]], pad_id: int, left: bool) -> dict[str, Any]:
     """What goes with the tokens, without those that go; rows are padded to the longest again."""
     names = [name for name in ("input_ids", "attention_mask", "mm_token_type_ids", "labels") if name in batch]
-    mask = as_lists(batch.get("attention_mask", [[1] * len(row) for row in keep]))
-    lengths = [sum(k and m for k, m in zip(*row, strict=True)) for row in zip(keep, mask, strict=True)]
+    mask = mask_of(batch)
+    lengths = lengths_of(keep, mask)
     fill = {"input_ids": pad_id, "labels": -100}
     changed: dict[str, Any] = {}
     for name in names:
@@ -63,6 +69,16 @@ def shortened(batch: Mapping[str, Any], keep: list[list[bool]], pad_id: int, lef
             rows.append(padding + values if left else values + padding)
         changed[name] = torch.tensor(rows) if isinstance(batch[name], Tensor) else rows
     return changed
+
+
+def mask_of(batch: Mapping[str, Any]) -> list[list[int]]:
+    """Which tokens of a batch are none of its padding."""
+    mask = batch.get("attention_mask")
+    return as_lists(mask) if mask is not None else [[1] * len(row) for row in as_lists(batch["input_ids"])]
+
+
+def lengths_of(keep: list[list[bool]], mask: list[list[int]]) -> list[int]:
+    return [sum(k and m for k, m in zip(*row, strict=True)) for row in zip(keep, mask, strict=True)]
 
 
 def as_lists(rows: Any) -> list[list[int]]:

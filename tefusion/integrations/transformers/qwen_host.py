@@ -1,5 +1,6 @@
 """Qwen2-VL, Qwen2.5-VL, Qwen3-VL: patches two frames deep, packed in 2x2 blocks, and a projector that joins a block."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from tefusion.integrations.transformers.host import Host, Sizes, blocks_of_four, mentions, raster
+from tefusion.integrations.transformers.host import Host, Sizes, Visual, blocks_of_four, mentions, raster
 from tefusion.integrations.transformers.packed_tower import boundaries, grouped_windows
+from tefusion.integrations.transformers.placeholders import Placeholders, as_lists
 
 
 class PackedBlock(nn.Module):
@@ -50,6 +52,10 @@ class PackedHost(Host):
     @property
     def vision(self) -> Any:
         return self.owner.config.vision_config
+
+    def found(self, batch: Mapping[str, Any], visuals: Sequence[Visual] | None = None) -> list[Placeholders]:
+        grid = batch.get("video_grid_thw")
+        return [Placeholders(t, h * w // 4, self.extra_tokens) for t, h, w in ([] if grid is None else as_lists(grid))]
 
     def videos(self, pixels: Any, grid: Tensor | None) -> list[Tensor]:
         if grid is None:

@@ -24,6 +24,11 @@ class VideoCompressor(nn.Module):
         self.patches = widened(host.patch_map, compressor.in_frames)
         self.first = widened(host.first_map, compressor.out_frames)
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the compressed model is the model itself."""
+        return self.compressor.k == 1 and not list(self.parameters())
+
     def forward(self, host: Host, pixels: Any, sizes: Tensor | None) -> Any:
         embeds: list[Tensor] = []
         for index, video in enumerate(host.videos(pixels, sizes)):

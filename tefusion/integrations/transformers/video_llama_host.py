@@ -1,12 +1,15 @@
 """VideoLLaMA3: packed frames, a bilinear halving of the grid, two linear maps."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from tefusion.integrations.transformers.host import Sizes
+from tefusion.integrations.transformers.placeholders import Placeholders
 from tefusion.integrations.transformers.qwen_host import PackedBlock, PackedHost
 
 
@@ -30,6 +33,13 @@ class VideoLlama3Host(PackedHost):
     @property
     def first_map(self) -> Any:
         return self.owner.projector.readout[0]
+
+    def inputs(self, batch: Mapping[str, Any], found: Sequence[Placeholders]) -> dict[str, Any]:
+        """Its own dropping of tokens would not know the groups."""
+        mask = batch.get("video_compression_mask")
+        if mask is not None and not torch.as_tensor(mask).all():
+            raise ValueError("the processor has dropped tokens of the videos: use_token_compression must be False")
+        return {name: value for name, value in batch.items() if name != "video_compression_mask"}
 
     def patch_tokens(self, x: Tensor, patches: nn.Linear | None) -> Tensor:
         x = rearrange(x, "b s c n 1 -> (b s n) c")
