@@ -14,6 +14,7 @@ from tefusion.compressors import Compressor, check_k, method_of, trained
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
+from tefusion.effort import reference_of
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.evaluation import UNASKED, Evaluation
 from tefusion.video import parse_size, sample
@@ -106,6 +107,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
+            check(reference_of(run))
             check_machine(run)
             cells[run] = Cell(run, control, (n_per_k,), evaluation)
         cells[run] = cells[run].joined(control, n_per_k)
@@ -187,7 +189,10 @@ def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iter
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
             n_input = n_per_k * k or settings.get("n_input", Run.n_input)
-            members = group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+            plain = n_per_k or n_input
+            # One reference for all methods and controls of a protocol: the baseline.
+            reference = {"equal": f"flops:none:1:{plain}"} if settings.get("equal") == "flops" else {}
+            members = group(axes["compressor"], k, settings | reference | {"n_input": n_input}, plain, controls)
             yield from ((run, control, n_per_k) for run, control in members)
 
 

@@ -89,12 +89,14 @@ def single(words: Sequence[str], *schemas: type) -> list[Any]:
 def single_run(words: Sequence[str], *beside: type) -> tuple[Any, ...]:
     """A run with its recipe's defaults, and the command's own settings, the recipe among the first of them."""
     from tefusion.cells import check
+    from tefusion.effort import reference_of
 
     values = one_each(parse(words, Run, *beside, whole=["eval"]), fields(Run, *beside))
     own, *more = (schema(**{key: values.pop(key) for key in fields(schema) if key in values}) for schema in beside)
     choose("recipe", own.recipe, RECIPES)
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
+    check(reference_of(run))
     return run, own, *more
 
 

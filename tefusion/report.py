@@ -3,24 +3,25 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from tefusion.budgets import equal_flops, learning_curves
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import BENCHMARKS, paper_table3, printed
-from tefusion.estimate import Estimate
 from tefusion.family import LEVEL, SEEDS, primary_family
 from tefusion.figure import TITLES, matched, method_name, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
 from tefusion.paper.benchmarks import TITLES as BENCHMARK_TITLES
-from tefusion.paper.benchmarks import asked_lines, scored
+from tefusion.paper.benchmarks import asked_lines
+from tefusion.paper.benchmarks import scored as benchmark_lines
 from tefusion.resolution import resolution
-from tefusion.results import WORLD, difference, method_order, parts, table
+from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
-from tefusion.wording import NOTHING, count, grid, number, p_value, percent, plural, short
+from tefusion.wording import NOTHING, count, grid, interval, mean_spread, number, p_value, percent, plural, short
 
 __all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
 
@@ -52,17 +53,21 @@ def markdown(
 ) -> str:
     """The report as GitHub Markdown; `lines` is `table(rows)` where it is at hand already."""
     lines, asked = table(rows) if lines is None else lines, asked_lines(rows)
+    primary = [line for line in lines if is_primary(line)]
+    scored = [row for row in rows if not is_trial(row)]
     sections = [
         ("# Temporal compressors, side by side", _ran(rows)),
         ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
-        ("## What may be claimed", _claims(lines, asked)),
-        *_results(lines, paper),
-        *_asked(rows, asked, paper),
-        ("## Controls", _controls(lines)),
+        ("## What may be claimed", _claims(primary, asked)),
+        *_results(primary, paper),
+        *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
+        *_asked(scored, asked, paper),
+        *equal_flops(lines),
+        *learning_curves(lines),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
         ("## Videos that could not be decoded", _unreadable(rows)),
-        ("## How to read these numbers", [f"- {caveat}" for caveat in caveats(rows, lines)]),
+        ("## How to read these numbers", [f"- {caveat}" for caveat in caveats(scored, lines)]),
     ]
     blocks = ["\n".join([heading, "", *body]).strip("\n") for heading, body in sections if body]
     return "\n\n".join(blocks) + "\n"
@@ -100,7 +105,7 @@ def _claims(lines: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]]) ->
         line, found = one.line, one.estimate
         name, own = places[id(line)]
         cells = [method_name(line, own), *[name] * bool(asked), line["k"], line["n_input"]]
-        cells += [_interval(found), percent(found.stderr)]
+        cells += [interval(found), percent(found.stderr)]
         body.append([*cells, p_value(found.p), p_value(one.adjusted), found.seeds, one.verdict])
     text = "The primary family: each method against `none` with its frames divided by k, which leaves the decoder as"
     text += f" many tokens. Holm's correction is over all {plural(len(family), 'comparison')} of this table; a claim"
@@ -111,27 +116,35 @@ def _claims(lines: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]]) ->
 
 
 def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
-    """A pair of tables for every protocol that was run."""
+    """For each init, a pair of tables for every protocol that was run."""
     sections = []
-    for title, chosen, compared in _protocols(lines):
-        sections.append((f"## Accuracy, {title}", _accuracy(chosen, compared, BENCHMARKS[0] if paper else None)))
-        sections.append((f"## Cost, {title}", _cost(chosen)))
+    for start, title, chosen, compared in _protocols(lines):
+        table = _accuracy(chosen, compared, BENCHMARKS[0] if paper else None)
+        sections += [(f"## Accuracy, {title}{start}", table), (f"## Cost, {title}{start}", _cost(chosen))]
     return sections
 
 
 def _asked(rows: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]], paper: bool) -> list[tuple[str, list[str]]]:
     """What was scored, then the tables of every benchmark's own protocols."""
-    sections = [("## Benchmarks", [f"- {line}." for line in scored(rows)])] if asked else []
+    sections = [("## Benchmarks", [f"- {line}." for line in benchmark_lines(rows)])] if asked else []
     for name, lines in asked.items():
-        for title, chosen, compared in _protocols(lines):
+        for start, title, chosen, compared in _protocols(lines):
             body = _accuracy(chosen, compared, name if paper and name in BENCHMARKS else None)
-            sections.append((f"## {BENCHMARK_TITLES[name]}, {title}", body))
-        sections.append((f"## Controls, {BENCHMARK_TITLES[name]}", _controls(lines)))
+            sections.append((f"## {BENCHMARK_TITLES[name]}, {title}{start}", body))
+        for start, chosen in by_start(lines).items():
+            sections.append((f"## Controls, {BENCHMARK_TITLES[name]}{start}", _controls(chosen)))
     return sections
 
 
-def _protocols(lines: Sequence[Mapping]) -> Sequence[tuple[str, Sequence[Mapping], Mapping[str, str]]]:
-    """Fixed input frames, and fixed decoder length: a title, the lines, and what they are compared with."""
+def _protocols(lines: Sequence[Mapping]) -> Iterator[tuple[str, str, Sequence[Mapping], Mapping[str, str]]]:
+    """For each init, fixed input frames and fixed decoder length: the heading's end and title, the lines, and what they
+    are compared with."""
+    for start, chosen in by_start(lines).items():
+        for title, of_it, compared in _of_one_start(chosen):
+            yield start, title, of_it, compared
+
+
+def _of_one_start(lines: Sequence[Mapping]) -> Sequence[tuple[str, Sequence[Mapping], Mapping[str, str]]]:
     methods = [line for line in lines if not parts(line)]
     frames = sorted({line["n_input"] for line in methods if line["by_input"]})
     lengths = sorted({length for line in methods for length in line["n_per_k"]})
@@ -152,9 +165,9 @@ def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: str 
     heads += [CATEGORIES.get(name, name) for name in names] + ["paper"] * bool(paper)
     body = []
     for line in lines:
-        cells = [method_name(line, lines), line["k"], line["n_input"], _mean_spread(line)]
+        cells = [method_name(line, lines), line["k"], line["n_input"], mean_spread(line)]
         cells += [percent(line["by_seed"].get(seed)) for seed in seeds]
-        cells += [_interval(line[name]) for name in compared]
+        cells += [interval(line[name]) for name in compared]
         cells += [percent(line["by_category"].get(name)) for name in names]
         body.append([*cells, _printed(line, paper)] if paper else cells)
     return [*grid(heads, body), *_resolution(lines, compared)]
@@ -198,7 +211,7 @@ def _controls(lines: Sequence[Mapping]) -> list[str]:
     body = []
     for part, line in chosen:
         matches = ratios.get(line["l_decoder"], NOTHING) if part in ("fewer_frames", "lower_resolution") else NOTHING
-        cells = [TITLES[part], matches, line["n_input"], line["size"], line["l_decoder"], _mean_spread(line)]
+        cells = [TITLES[part], matches, line["n_input"], line["size"], line["l_decoder"], mean_spread(line)]
         cells += [percent(line["chance"]), _from_chance(line)]
         body.append(cells + [percent(line["by_category"].get(name)) for name in names])
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
@@ -263,18 +276,6 @@ def _csv(rows: Sequence[Mapping]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
-
-
-def _mean_spread(line: Mapping) -> str:
-    spread = "" if line["spread"] is None else f" ± {100 * line['spread']:.1f}"
-    return f"**{100 * line['accuracy']:.1f}**{spread}"
-
-
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return NOTHING
-    text = f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
-    return text if estimate.training_noise else text + " *"
 
 
 def _printed(line: Mapping, benchmark: str) -> str:

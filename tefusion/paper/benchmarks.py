@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tefusion.data.benchmarks import BENCHMARKS as SOURCES
 from tefusion.data.paper import BENCHMARKS
 from tefusion.replies import VERSIONS
-from tefusion.results import table
+from tefusion.results import is_primary, table
 from tefusion.score import DURATIONS
 from tefusion.wording import percent, plural
 
@@ -26,12 +26,12 @@ BY_CATEGORY = {"videomme": {duration: f"videomme_{duration}" for duration in DUR
 
 
 def lines_by_benchmark(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
-    """The lines of `table` for every benchmark that has any, in the order of the paper's columns."""
+    """The primary lines of `table` for every benchmark that has any, in the order of the paper's columns."""
     found: dict[str, list[Mapping]] = defaultdict(list)
     for row in rows:
         if row["status"] == "done":
             found[benchmark_of(row)].append(row)
-    lines = {name: table(of) for name, of in found.items()} | asked_lines(rows)
+    lines = primary_lines(found) | asked_lines(rows)
     return {name: lines[name] for name in TITLES if name in lines}
 
 
@@ -41,7 +41,12 @@ def asked_lines(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
     for row in rows:
         for name, asked in asked_rows(row):
             found[name].append(asked)
-    return {name: table(found[name]) for name in TITLES if name in found}
+    return primary_lines(found)
+
+
+def primary_lines(found: Mapping[str, Sequence[Mapping]]) -> dict[str, list[dict]]:
+    lines = {name: [line for line in table(found[name]) if is_primary(line)] for name in TITLES if name in found}
+    return {name: chosen for name, chosen in lines.items() if chosen}
 
 
 def asked_rows(row: Mapping) -> Iterator[tuple[str, Mapping]]:
