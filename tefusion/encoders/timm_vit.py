@@ -1,7 +1,6 @@
 """Any timm VisionTransformer as a tower: its own blocks and norms, its patch convolution widened to k frames."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import timm
@@ -110,7 +109,6 @@ def create_vit(name: str, **sizes: Any) -> VisionTransformer:
     )
 
 
-@cache
 def timm_config(name: str, **sizes: Any) -> VisionConfig:
     """The sizes of a timm model, of which `sizes` replace some; the projector behind it keeps the width. `eps` is not
     read: the norms are timm's."""
