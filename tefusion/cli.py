@@ -89,12 +89,14 @@ def single(words: Sequence[str], *schemas: type) -> list[Any]:
 def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
     """A run with its recipe's defaults, and the command's own settings."""
     from tefusion.cells import check
+    from tefusion.effort import reference_of
 
     values = one_each(parse(words, Run, beside), fields(Run, beside))
     own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
     choose("recipe", own.recipe, RECIPES)
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
+    check(reference_of(run))
     return run, own
 
 

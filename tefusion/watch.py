@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tefusion.report import live_table
+from tefusion.live import apart, live_table
 
 
 @dataclass
@@ -72,7 +72,7 @@ def step(value: Mapping) -> str:
 def label(row: Mapping) -> str:
     name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
     frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
-    return f"{name}, {frames} at {row['size']} px, seed {row['seed']}"
+    return f"{name}{apart(row)}, {frames} at {row['size']} px, seed {row['seed']}"
 
 
 @contextmanager
