@@ -35,6 +35,7 @@ def sweep(words: Sequence[str]) -> Path:
     home = Path(plans.home)
     out = Path(plans.out) if plans.out else home / (plans.budget + "-tuned" * bool(tried))
     results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
+    at_the_door(cells)
     with within(plans.minutes), locked(results.with_suffix(".lock")) if is_first() else nullcontext():
         if is_first():
             write_data([*tried, *cells], home)
@@ -83,6 +84,13 @@ class Turn:
     def rows(self) -> list[dict]:
         """Those of its cells, whichever shard trained them."""
         return [row for row in rows_of(self.results.parent) if row["id"] in self.everywhere]
+
+
+def at_the_door(cells: Sequence[Cell]) -> None:
+    """What the benchmarks lack is said before anything trains; all cells are asked the same."""
+    for line in cells[0].evaluation.at_the_door():
+        if is_first():
+            print(line, flush=True)
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:

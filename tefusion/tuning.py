@@ -4,11 +4,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
-from tefusion.cells import Cell
 from tefusion.config import Run
 from tefusion.results import is_trial, method_order
 from tefusion.wording import grid, percent
+
+if TYPE_CHECKING:
+    from tefusion.cells import Cell
 
 TRIAL_SEED = 1000  # the trials' own: a training that was chosen for its luck is not scored again
 TRIAL_SPLIT = "dev"
@@ -17,9 +20,11 @@ FREE = ("lr_scale", "seed", "split")  # what a choice is not made for
 Scores = Mapping[float, float | None]  # of a setting, by learning rate; None where the trial failed
 
 
-def trials(cells: Iterable[Cell]) -> list[Cell]:
+def trials(cells: Iterable["Cell"]) -> list["Cell"]:
     """One for every setting and learning rate among `cells`, whatever their seeds. Raises ValueError where one of them
     would itself be scored on the trials' questions, or has their seed."""
+    from tefusion.cells import Cell
+
     runs: dict[Run, None] = {}
     for run in (cell.run for cell in cells):
         if run.split == TRIAL_SPLIT:
@@ -30,7 +35,7 @@ def trials(cells: Iterable[Cell]) -> list[Cell]:
     return [Cell(run, "trial") for run in runs]
 
 
-def chosen(cells: Iterable[Cell], rows: Iterable[Mapping]) -> list[Cell]:
+def chosen(cells: Iterable["Cell"], rows: Iterable[Mapping]) -> list["Cell"]:
     """Those of `cells` that have the best learning rate of their setting; none of a setting whose trials all failed."""
     best = {setting: best_of(scores) for setting, scores in scores_of(rows).items()}
     return [cell for cell in cells if best.get(key(asdict(cell.run))) == cell.run.lr_scale]

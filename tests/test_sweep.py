@@ -330,6 +330,8 @@ def test_learning_rates_are_chosen_on_dev_and_the_rest_is_trained_with_them(tune
     assert controls == ["trial"] * 9 + [""] * 6  # nothing is scored before all is chosen
     report = (tmp_path / "report.md").read_text()
     assert "| te_fusion | 2 | 4 | 32 | 50.0 | 50.0 | 60.0 | 2 |" in report
+    assert "| seed | 0, 1 |" in report
+    assert "| cells | 6 done in 0.0 hours, 0 failed, after 9 trials of learning rates, their hours included |" in report
     assert (
         "At the edge of the grid, which may be too narrow (`lr_scale=`): none k=1 with 4 frames, te_fusion k=2"
         in report

@@ -7,6 +7,7 @@ import pytest
 from tefusion import cli
 from tefusion.cells import Cell, plan
 from tefusion.config import LR_SCALES, Run
+from tefusion.evaluation import UNASKED
 from tefusion.tuning import best_of, chosen, learning_rates, trials
 
 RUN = Run(n_input=8, k=2)
@@ -29,7 +30,8 @@ def test_the_grid_is_the_same_for_every_cell():
 
 def test_trials_are_shared_by_seeds_and_score_nothing_that_counts():
     cells = [Cell(replace(RUN, seed=seed, lr_scale=scale), "fewer_frames") for seed in (0, 1) for scale in (1.0, 2.0)]
-    made = trials(cells)
+    made = trials(replace(cell, evaluation="benchmarks") for cell in cells)
+    assert {cell.evaluation for cell in made} == {UNASKED}  # no benchmark is asked
     assert [(cell.run.lr_scale, cell.control) for cell in made] == [(1.0, "trial"), (2.0, "trial")]
     assert {(cell.run.split, cell.run.seed) for cell in made} == {("dev", 1000)}
     assert {replace(cell.run, seed=0, split="test") for cell in made} == {
