@@ -172,15 +172,18 @@ class Connector(nn.Module):
         return self.readout(rearrange(x, "(b t) d h w -> b t h w d", b=batch))
 
 
-@pytest.fixture(params=[1, 2, 4])
+@pytest.fixture
 def stc(request, tmp_path):
+    """`request.param` frames are joined, two where nothing is said."""
     torch.manual_seed(0)
-    connector = perturb(Connector(request.param)).eval()
+    k = getattr(request, "param", 2)
+    connector = perturb(Connector(k)).eval()
     state = {f"model.mm_projector.{name}": tensor for name, tensor in connector.state_dict().items()}
-    return save(tmp_path / "stc", state | {"model.norm.weight": torch.full((3,), torch.nan)}), connector, request.param
+    return save(tmp_path / "stc", state | {"model.norm.weight": torch.full((3,), torch.nan)}), connector, k
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("stc", [1, 2, 4], indirect=True)
 def test_videollama2s_connector(stc):
     folder, connector, k = stc
     compressor, readout = load_stc(folder)

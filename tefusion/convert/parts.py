@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -47,7 +47,7 @@ def load_moonvit(folder: str | Path, k: int = 4, dtype: torch.dtype | None = Non
     file = folder / "config.json"
     vision = read_object(file).get("vision_config")
     known = vision if isinstance(vision, dict) else {}
-    heads = known.get("vt_num_attention_heads", known.get("num_attention_heads"))
+    heads: Any = known.get("vt_num_attention_heads", known.get("num_attention_heads"))
     tower = Checkpoint(folder, KIMI, "Kimi K2.5's checkpoint")
     (patch_width, _, patch, _), (rows, columns, width), (mlp, _) = (
         shape_of(tower, KIMI + name, dims)
@@ -174,8 +174,8 @@ def stc_part(name: str, tensor: Tensor, k: int) -> Part:
     module, _, leaf = rest.rpartition(".")
     stage = {"before": "s1", "after": "s2"}[stage]
     is_map = module.startswith(("conv", "se.", "shortcut.0")) and leaf == "weight"
-    stored = (*shape, 1, 1) if is_map and len(shape) == 2 else shape
-    return Part(f"{STC_PREFIX}{stage}.b{int(block) + 1}.{REGSTAGE[module]}.{leaf}", stored, lambda t: t.reshape(shape))
+    kernel: tuple[int, ...] = (*shape, 1, 1) if is_map and len(shape) == 2 else shape
+    return Part(f"{STC_PREFIX}{stage}.b{int(block) + 1}.{REGSTAGE[module]}.{leaf}", kernel, lambda t: t.reshape(shape))
 
 
 def shape_of(checkpoint: Checkpoint, name: str, dims: int) -> tuple[int, ...]:
