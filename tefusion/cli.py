@@ -126,6 +126,8 @@ def train(words: Sequence[str]) -> None:
 
     run, own = single_run(words, Train)
     run = replace(run, data=long_enough(run.data, run.n_input))
+    if run.pruner != "none":
+        raise ValueError("pruner= is for sweeps: a model that is kept takes transformers' form, which knows no pruner")
     check_machine(run)
 
     if own.save_every < 0:

@@ -43,7 +43,7 @@ def count(run: Run) -> dict[str, int]:
         lambda: vlm.decoder(inputs_embeds=text, attention_mask=mask, logits_to_keep=1, use_cache=False)
     )
     return {
-        "l_decoder": run.n_input and vlm.encoder.tokens_out(run.n_input, height, width),
+        "l_decoder": run.n_input and vlm.embeds_out(run.n_input, height, width),
         "params": sum(p.numel() for p in vlm.parameters()),
         "encoder_params": sum(p.numel() for p in vlm.encoder.parameters()),
         "compressor_params": sum(p.numel() for p in vlm.encoder.compressor.parameters()),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tefusion.results import mean, method_order, parts
+from tefusion.results import mean, method_order, parts, pruner
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import number, percent
 
@@ -13,14 +13,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = ()) -> "Table":
-    """A line a method and ratio; `pending` cells carry at least compressor, k and control.
+def live_tables(rows: Iterable[Mapping], pending: Iterable[Mapping] = ()) -> list["Table"]:
+    """That of fixed lengths, and behind it one of what was pruned, where there is any."""
+    found = list(rows), list(pending)
+    any_pruned = any(pruner(row) != "none" for part in found for row in part)
+    return [live_table(*found, pruned=pruned) for pruned in (False, True)[: 1 + any_pruned]]
+
+
+def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = (), pruned: bool = False) -> "Table":
+    """A line a method and ratio; `pending` cells carry at least compressor, k and control. Runs with a pruner are in
+    no table but their own.
 
     Reads no answers, so that it can be drawn after every cell.
     """
     from rich.table import Table
 
-    cells = sorted([*rows, *({"status": "pending", **cell} for cell in pending)], key=method_order)
+    found = [*rows, *({"status": "pending", **cell} for cell in pending)]
+    cells = sorted((cell for cell in found if (pruner(cell) != "none") == pruned), key=method_order)
     names = category_order(name for row in cells for name in row.get("by_category") or ())
     view = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     view.add_column("method", no_wrap=True)
@@ -38,7 +47,13 @@ def _name(cell: Mapping) -> str:
     """A control says what it leaves; one that plays several parts goes by the first. 80 columns hold the table."""
     part = cell.get("control", "").split(",")[0]
     left = {"fewer_frames": f"{cell.get('n_input')} frames", "lower_resolution": f"size {cell.get('size')}"}
-    return left.get(part, part.replace("_", " ")) or cell["compressor"]
+    return left.get(part, part.replace("_", " ")) or " ".join([cell["compressor"], *by_content(cell)])
+
+
+def by_content(row: Mapping) -> list[str]:
+    """The pruner of a row that has one."""
+    word, when = pruner(row), (row.get("settings") or {}).get("pruned")
+    return [] if word == "none" else [word + (" (test)" if when == "test" else "")]
 
 
 def _progress(group: Sequence[Mapping]) -> list[str]:

@@ -15,7 +15,7 @@ from tefusion.figure import TITLES, matched, method_name, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
 from tefusion.resolution import resolution
-from tefusion.results import WORLD, difference, method_order, parts, table
+from tefusion.results import WORLD, difference, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import NOTHING, count, grid, number, p_value, percent, plural, short
@@ -55,6 +55,7 @@ def markdown(
         ("## What may be claimed", _claims(lines)),
         *_results(lines, paper),
         ("## Controls", _controls(lines)),
+        ("## Data-dependent length", _pruned(table(rows, pruned=True))),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
         ("## Videos that could not be decoded", _unreadable(rows)),
@@ -175,6 +176,30 @@ def _controls(lines: Sequence[Mapping]) -> list[str]:
         cells += [percent(line["chance"]), _from_chance(line)]
         body.append(cells + [percent(line["by_category"].get(name)) for name in names])
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
+
+
+def _pruned(lines: Sequence[Mapping]) -> list[str]:
+    """Runs whose tokens were chosen by content: how many are left is fixed, of which moment is not."""
+    if not lines:
+        return []
+    names = category_order(name for line in lines for name in line["by_category"])
+    heads = [
+        "method",
+        "k",
+        "frames",
+        "pruner",
+        "trained with it",
+        "decoder tokens",
+        "accuracy",
+        COMPARED["over_baseline"],
+    ]
+    body = []
+    for line in lines:
+        with_it = "no" if line["settings"].get("pruned") == "test" else "yes"
+        cells = [line["compressor"], line["k"], line["n_input"], f"`{pruner(line)}`", with_it, line["l_decoder"]]
+        cells += [_mean_spread(line), _interval(line["over_baseline"])]
+        body.append(cells + [percent(line["by_category"].get(name)) for name in names])
+    return grid(heads + [CATEGORIES.get(name, name) for name in names], body)
 
 
 def _from_chance(line: Mapping) -> str:

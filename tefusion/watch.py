@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tefusion.report import live_table
+from tefusion.live import by_content, live_tables
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Watcher:
     def table(self) -> Any:
         from rich.console import Group
 
-        return Group(live_table(self.rows, self.pending.values()), "", *self.running.values(), self.left())
+        return Group(*live_tables(self.rows, self.pending.values()), "", *self.running.values(), self.left())
 
 
 def step(value: Mapping) -> str:
@@ -71,6 +71,7 @@ def step(value: Mapping) -> str:
 
 def label(row: Mapping) -> str:
     name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
+    name = " ".join([name, *by_content(row)])
     frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
     return f"{name}, {frames} at {row['size']} px, seed {row['seed']}"
 
