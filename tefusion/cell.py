@@ -14,6 +14,7 @@ from tefusion.checkpoint import Checkpoints, clear, save_whole
 from tefusion.config import SAVE_EVERY, Run
 from tefusion.cost import PeakMemory, count, measure
 from tefusion.data.source import data_folder, load_split
+from tefusion.effort import effort, trained
 from tefusion.encoders.weights import load_image_weights
 from tefusion.evaluate import answer_questions
 from tefusion.files import replace_file
@@ -44,16 +45,16 @@ def train_cell(
 ) -> tuple[VLM, dict[str, object]]:
     """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`. Goes on where an earlier attempt
     left off, and raises Stopped where it is asked to end."""
-    run, folder = cell.run, data_folder(cell.run.data, home)
+    run, spent, folder = cell.run, trained(cell.run), data_folder(cell.run.data, home)
     peak, progress = PeakMemory(), Progress()
     image = image_weights(run, home, save_every)
     acc, cache = accelerator(run, log_with, out / "cells" / name), frame_cache(home)
     vlm = create_vlm(run)
     if image:
         load_image_weights(vlm, load_file(image))
-    checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, asdict(run))
-    notes = Log(out / "cells" / name / "log.jsonl", acc, send, run.steps)
-    train_videos(vlm, split_of(folder, "train"), cache, Training(run, acc, notes, checkpoints, progress))
+    checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, asdict(spent))
+    notes = Log(out / "cells" / name / "log.jsonl", acc, send, spent.steps)
+    train_videos(vlm, split_of(folder, "train"), cache, Training(spent, acc, notes, checkpoints, progress))
     for tracker in acc.trackers:
         tracker.finish()  # acc.end_training() would part the processes as well
     asked = split_of(folder, run.split)
@@ -69,6 +70,7 @@ def train_cell(
         | {"loss": progress.notes["loss"], "learning_accuracy": progress.notes["right"]}
         | {"order": progress.order, "resumed": checkpoints.resumed}
         | count(run)
+        | effort(run)
         | measure(vlm, run)
         | {"peak_memory_mb": peak.read(), "seconds": progress.elapsed()}
         | provenance()

@@ -14,6 +14,7 @@ from tefusion.compressors import Compressor, check_k, method_of, trained
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
+from tefusion.effort import reference_of
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.video import parse_size, sample
 
@@ -47,7 +48,7 @@ BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
     "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
-    "zoo": ZOO | {"n_input": [8], "batch": [16], "steps": [150], "image_steps": [300], "warmup": [20]},
+    "zoo": ZOO | {"n_input": [8], "batch": [32], "image_steps": [800]},
     "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 
@@ -101,6 +102,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
         if run not in cells:
             check(run)
+            check(reference_of(run))
             check_machine(run)
         cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
     return sweep, list(cells.values())
@@ -181,7 +183,10 @@ def runs(axes: dict[str, list[Any]], lengths: list[int], controls: bool) -> Iter
             if k < 1:
                 raise ValueError(f"k must be at least 1, got {k}")
             n_input = n_per_k * k or settings.get("n_input", Run.n_input)
-            members = group(axes["compressor"], k, settings | {"n_input": n_input}, n_per_k or n_input, controls)
+            plain = n_per_k or n_input
+            # One reference for all methods and controls of a protocol: the baseline.
+            reference = {"equal": f"flops:none:1:{plain}"} if settings.get("equal") == "flops" else {}
+            members = group(axes["compressor"], k, settings | reference | {"n_input": n_input}, plain, controls)
             yield from ((run, control, n_per_k) for run, control in members)
 
 

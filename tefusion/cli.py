@@ -61,6 +61,18 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """`source` is written `from`; it or `to` says whose names the folder at the other end has. `sums`: what
+    `sha256sum *.safetensors` should print in `path`."""
+
+    source: str = ""
+    to: str = ""
+    path: str = ""
+    out: str = ""
+    sums: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     out: str = "runs/default"
     paper: bool = False
@@ -77,13 +89,20 @@ def single(words: Sequence[str], *schemas: type) -> list[Any]:
 def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
     """A run with its recipe's defaults, and the command's own settings."""
     from tefusion.cells import check
+    from tefusion.effort import reference_of
 
     values = one_each(parse(words, Run, beside), fields(Run, beside))
     own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
     choose("recipe", own.recipe, RECIPES)
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
+    check(reference_of(run))
     return run, own
+
+
+def renamed(words: Sequence[str], keys: dict[str, str]) -> list[str]:
+    """Words whose keys are called otherwise on the command line."""
+    return [keys.get(key, key) + equals + value for key, equals, value in (word.partition("=") for word in words)]
 
 
 def list_zoo(words: Sequence[str]) -> None:
@@ -98,9 +117,7 @@ def describe(words: Sequence[str]) -> None:
     """what a run would cost: tokens, parameters, FLOPs"""
     from tefusion.describe import describe_run
 
-    frames = {"frames": "n_input"}
-    words = [frames.get(key, key) + equals + value for key, equals, value in (word.partition("=") for word in words)]
-    run, _ = single_run(words, Described)
+    run, _ = single_run(renamed(words, {"frames": "n_input"}), Described)
     print(describe_run(run))
 
 
@@ -216,6 +233,22 @@ def score(words: Sequence[str]) -> None:
     print(score_file(parse_source("data", own.data), Path(own.answers), own.parser, leaderboard, without))
 
 
+def convert(words: Sequence[str]) -> None:
+    """a released checkpoint -> a model of ours, or back"""
+    from tefusion import convert as conversions
+
+    (own,) = single(renamed(words, {"from": "source"}), Convert)
+    for key in ("path", "out"):
+        if not getattr(own, key):
+            raise ValueError(f"convert needs {key}=...")
+    if bool(own.source) == bool(own.to):
+        raise ValueError("convert needs either from=... or to=...")
+    plans = conversions.sources() if own.source else conversions.targets()
+    choose("from" if own.source else "to", own.source or own.to, plans)
+    sums = Path(own.sums) if own.sums else None
+    conversions.convert(plans[own.source or own.to], Path(own.path), Path(own.out), say, sums)
+
+
 LAYOUTS = ("report", "paper")
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
@@ -224,6 +257,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "sweep": sweep,
     "train": train,
     "ask": ask,
+    "convert": convert,
     "compare": compare,
     "report": report,
     "check": check,

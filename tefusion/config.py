@@ -36,12 +36,15 @@ class Run:
     augment: bool = True
     # the training
     steps: int = 400
+    times: int = 1  # how often `steps` are taken: the points of a learning curve
+    equal: str = "samples"  # or flops:<compressor>:<k>:<n_input>:<size>: as many steps as cost what that run's do
     image_steps: int = 400
     batch: int = 64
     accumulate: int = 1
     optimizer: str = "muon"
     muon_lr: float = 0.02
     lr: float = 1.5e-3
+    lr_scale: float = 1.0  # a factor of both learning rates; the image stage keeps them as they are
     final_lr: float = 0.05  # share of the learning rate that is left at the last step
     warmup: int = 50
     weight_decay: float = 0.0
@@ -58,14 +61,16 @@ class Run:
             object.__setattr__(self, "compressor", with_options(self.compressor))
         if self.pruner != "none":
             object.__setattr__(self, "pruner", pruner(self.pruner))
+        if self.equal != "samples":
+            object.__setattr__(self, "equal", with_reference(self.equal, self.n_input, self.size))
         for name, valid in CHOICES.items():
             choose(name, getattr(self, name), valid)
         if self.pruner == "none":
             object.__setattr__(self, "pruned", "always")
-        for name in ("k", "steps", "batch", "accumulate"):
+        for name in ("k", "steps", "times", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "muon_lr", "clip"):
+        for name in ("lr", "muon_lr", "lr_scale", "clip"):
             if not 0 < getattr(self, name) < float("inf"):  # NaN fails as well
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("n_input", "seed", "image_steps", "warmup", "workers", *FLOATS):
@@ -94,6 +99,16 @@ def pruner(word: str) -> str:
     from tefusion.pruners import one_spelling
 
     return one_spelling(word)
+
+
+def with_reference(equal: str, n_input: int, size: str) -> str:
+    """`flops` alone means the baseline with the run's own frames and size; a reference without a size has the run's."""
+    match = re.fullmatch(r"flops(?::(\w+(?::\w+=[^:]+)*):(\d{1,9}):(\d{1,9})(?::(\d+(?:x\d+)?))?)?", equal, re.ASCII)
+    if not match:
+        said = "samples, flops or flops:<compressor>:<k>:<n_input> such as flops:none:1:16"
+        raise ValueError(f"equal must be {said}, got {brief(equal)}")
+    method, k, frames, pixels = match.groups()
+    return f"flops:{method or 'none'}:{k or 1}:{frames or n_input}:{pixels or size}"
 
 
 MOST_FRAMES = 1 << 16  # more than the context of any decoder holds, one token a frame

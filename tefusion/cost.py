@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import torch
@@ -37,11 +39,7 @@ def count(run: Run) -> dict[str, int]:
         video = torch.empty(1, run.n_input, 3, height, width, device="meta")
         flops["encoder_flops"], features = counted(lambda: vlm.encoder.encode(video))
         flops["compressor_flops"], _ = counted(lambda: vlm.encoder.project(features))
-    # A mask of four dimensions is used as it is; transformers would look into the values of any other.
-    mask = torch.ones(1, 1, text.shape[1], text.shape[1], dtype=torch.bool, device="meta")
-    flops["prefill_flops"], _ = counted(
-        lambda: vlm.decoder(inputs_embeds=text, attention_mask=mask, logits_to_keep=1, use_cache=False)
-    )
+    flops["prefill_flops"], _ = counted(lambda: prefill(vlm, text))
     return {
         "l_decoder": run.n_input and vlm.embeds_out(run.n_input, height, width),
         "params": sum(p.numel() for p in vlm.parameters()),
@@ -50,6 +48,40 @@ def count(run: Run) -> dict[str, int]:
         **flops,
         "flops": sum(flops.values()),
     }
+
+
+@lru_cache(maxsize=256)
+def training_flops(run: Run) -> int:
+    """FLOPs of one example, forward and backward, with PROMPT_TOKENS of text; what is frozen costs no gradient of its
+    own. The auxiliary heads and the image stage are left out: they are alike for all methods."""
+    from tefusion.optim import freeze
+    from tefusion.train import create_vlm
+
+    height, width = parse_size(run.size)
+    with torch.device("meta"):
+        vlm = create_vlm(run)
+        video = torch.empty(1, run.n_input, 3, height, width)
+        boundaries = run.n_input and vlm.tokens_out(run.n_input, height, width)
+        boundaries -= run.n_input and vlm.encoder.tokens_out(run.n_input, height, width)
+        text = torch.empty(1, boundaries + PROMPT_TOKENS, vlm.boi.shape[-1], requires_grad=True)
+    freeze(vlm, run.freeze)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: gradients}) as counter:
+        embeds = vlm.encoder(video).flatten(1, 2) if run.n_input else text[:, :0]
+        prefill(vlm, torch.cat([embeds, text], dim=1)).sum().backward()
+    return counter.get_total_flops()
+
+
+def gradients(grad, x, weight, _bias, _stride, _padding, _dilation, transposed, _more, _groups, wanted, out_shape=None):
+    """FLOPs of a convolution's gradients from the shapes; PyTorch's own count takes a weight's gradient for one of all
+    groups with all."""
+    return 2 * prod(x if transposed else grad) * prod(weight[1:]) * sum(wanted[:2])
+
+
+def prefill(vlm: VLM, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of the last token, on the meta device."""
+    # A mask of four dimensions is used as it is; transformers would look into the values of any other.
+    mask = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool, device="meta")
+    return vlm.decoder(inputs_embeds=tokens, attention_mask=mask, logits_to_keep=1, use_cache=False).logits
 
 
 def counted(compute: Callable):

@@ -65,11 +65,11 @@ def tidy(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def ratios_axis(axes: "Axes", ratios: Sequence[int]) -> None:
-    """x is the compression ratio, each step twice the one before; every ratio that occurs has a tick."""
+def ratios_axis(axes: "Axes", ratios: Sequence[int], written: str = "{}") -> None:
+    """Equal steps of x are equal factors; every number that occurs has a tick, `written` as this says."""
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
     axes.set_xlim(ratios[0] * 2**-0.3, ratios[-1] * 2**0.3)
-    axes.set_xticks(ratios, [str(k) for k in ratios])
+    axes.set_xticks(ratios, [written.format(k) for k in ratios])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,15 +1,17 @@
-"""Accuracy over the compression ratio, like figure 6 of the paper: a line a method, baseline and controls behind."""
+"""Accuracy over the compression ratio, like figure 6 of the paper, and over samples: a line a method, baseline and
+controls behind."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tefusion.curves import Curve, curves, samples
 from tefusion.drawing import GREY, INK, blank, looks_of, ratios_axis, save, tidy
-from tefusion.results import mean, parts
+from tefusion.results import by_start, is_primary, mean, parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,7 @@ TITLES["lower_resolution"] = "lower resolution"
 
 def write_figure(lines: Sequence[Mapping], folder: str | Path) -> list[Path]:
     """figure.png and figure.svg of the lines of `table`; nothing is written where no method has a finished cell."""
-    return save(lambda: draw(lines), Path(folder) / "figure") if protocol_panels(lines) else []
+    return save(lambda: draw(lines), Path(folder) / "figure") if panels(lines) else []
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,63 @@ class Panel:
     controls: Sequence[Mapping] = ()
 
 
+@dataclass(frozen=True)
+class CurvePanel:
+    """Learning curves of the methods at one k, over those of the baseline and of fewer frames with as many tokens."""
+
+    title: str
+    methods: Sequence[Curve]
+    behind: Sequence[Curve]
+
+
+def panels(lines: Sequence[Mapping]) -> list[Panel | CurvePanel]:
+    return [*protocol_panels(lines), *curve_panels(lines)]
+
+
 def draw(lines: Sequence[Mapping]) -> "Figure":
-    """One panel under another: every number of input frames, then every fixed decoder length."""
-    panels = protocol_panels(lines)
-    figure = blank(7.4, 4.5 * len(panels))
-    for place, panel in enumerate(reversed(panels)):
-        _panel(figure.add_axes((0.085, (place + 0.15) / len(panels), 0.62, 0.77 / len(panels))), panel)
+    """One panel under another: every number of input frames, every fixed decoder length, then learning curves."""
+    shown = panels(lines)
+    figure = blank(7.4, 4.5 * len(shown))
+    for place, panel in enumerate(reversed(shown)):
+        axes = figure.add_axes((0.085, (place + 0.15) / len(shown), 0.62, 0.77 / len(shown)))
+        _panel(axes, panel) if isinstance(panel, Panel) else _curve_panel(axes, panel)
     note = "Bars and band: standard error of the mean, seeds and questions together."
     if max(len(line["by_seed"]) for line in lines) == 1:
         note = "Bars and band: standard error over questions. One seed: training noise is not in them."
-    figure.text(0.085, 0.02 / len(panels), note, fontsize=8, color="#666666")
+    figure.text(0.085, 0.02 / len(shown), note, fontsize=8, color="#666666")
     return figure
 
 
+def curve_panels(lines: Sequence[Mapping]) -> list[CurvePanel]:
+    """One for every number of input frames and k that has any, those of each init apart."""
+    found = []
+    for start, chosen in by_start(lines).items():
+        every = curves(chosen)
+        methods = [curve for curve in every if curve[0]["k"] > 1 and not parts(curve[0])]
+        for frames, k in sorted({(curve[0]["n_input"], curve[0]["k"]) for curve in methods}):
+            mine = [curve for curve in methods if (curve[0]["n_input"], curve[0]["k"]) == (frames, k)]
+            behind = [curve for curve in every if _behind(curve[0], mine[0][0])]
+            found.append(CurvePanel(f"{frames} input frames, k = {k}{start}", mine, behind))
+    return found
+
+
+def _behind(line: Mapping, method: Mapping) -> bool:
+    """The baseline on the same frames, and fewer frames that leave the decoder as many tokens."""
+    if line["compressor"] != "none" or line["size"] != method["size"]:
+        return False
+    if "fewer_frames" in parts(line):
+        return line["l_decoder"] == method["l_decoder"]
+    return not parts(line) and line["n_input"] == method["n_input"]
+
+
 def protocol_panels(lines: Sequence[Mapping]) -> list[Panel]:
+    """Of the primary lines, those of each init apart."""
+    primary = [line for line in lines if is_primary(line)]
+    found = [(start, panel) for start, chosen in by_start(primary).items() for panel in _protocols(chosen)]
+    return [replace(panel, title=panel.title + start) for start, panel in found if panel.methods]
+
+
+def _protocols(lines: Sequence[Mapping]) -> list[Panel]:
     methods = [line for line in lines if not parts(line)]
     controls = [line for line in lines if parts(line)]
     panels = []
@@ -57,7 +102,7 @@ def protocol_panels(lines: Sequence[Mapping]) -> list[Panel]:
     for length in sorted({length for line in methods for length in line["n_per_k"]}):
         chosen = [line for line in lines if matched(line, length)]
         panels.append(Panel(f"{length}·k input frames, the same decoder tokens at every k", *_compressed(chosen)))
-    return [panel for panel in panels if panel.methods]
+    return panels
 
 
 def _compressed(lines: list[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
@@ -74,7 +119,10 @@ def method_name(line: Mapping, lines: Sequence[Mapping]) -> str:
     settings = {**line["settings"], "size": line["size"], **{name: line[name] for name in ("data", "encoder", "steps")}}
     others = [{**other["settings"], **other} for other in lines if other["compressor"] == line["compressor"]]
     others = [other for other in others if not parts(other)]
-    apart = [name for name, value in settings.items() if any(other.get(name, value) != value for other in others)]
+    # A tuned learning rate is another at each ratio: it sets lines apart where two of a ratio have different ones.
+    same = [other for other in others if all(other[name] == line[name] for name in ("k", "n_input"))]
+    rivals = {name: same if name == "lr_scale" else others for name in settings}
+    apart = [name for name, value in settings.items() if any(o.get(name, value) != value for o in rivals[name])]
     return " ".join([line["compressor"], *(f"{name}={settings[name]}" for name in apart)])
 
 
@@ -143,6 +191,34 @@ def _methods(axes: "Axes", lines: Sequence[Mapping]) -> list[tuple]:
         axes.errorbar(x, y, bars, capsize=2, elinewidth=1.1, markersize=6, markeredgecolor="white", zorder=3, **look)
         labels.append((name, y[-1], x[-1], look))
     return labels
+
+
+def _curve_panel(axes: "Axes", panel: CurvePanel) -> None:
+    ratios_axis(axes, sorted({samples(line) for curve in panel.methods for line in curve}), "{:,}")
+    tidy(axes)
+    axes.set_xlabel("training samples")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
+    first = [curve[0] for curve in panel.methods]
+    looks = looks_of([method_name(line, first) for line in first])
+    labels = []
+    for curve in panel.behind:
+        control = bool(parts(curve[0]))
+        look: dict[str, Any] = {"color": GREY if control else INK, "marker": "", "linestyle": "-" if control else "--"}
+        name = TITLES["fewer_frames"] if control else f"baseline, {curve[0]['n_input']} frames"
+        labels.append(_curve(axes, curve, name, look | {"linewidth": 1.2}))
+    for curve, (name, look) in zip(panel.methods, looks.items(), strict=True):
+        labels.append(_curve(axes, curve, name, {**look, "linestyle": "-", "linewidth": 1.8}))
+    low, high = axes.dataLim.intervaly
+    axes.set_ylim(max(low - 3, -2), min(high + 3, 102))
+    _label(axes, labels)
+
+
+def _curve(axes: "Axes", curve: Curve, name: str, look: dict[str, Any]) -> tuple:
+    x, y = [samples(line) for line in curve], [100 * line["accuracy"] for line in curve]
+    bars = [100 * (line["error"] or 0) for line in curve]
+    axes.errorbar(x, y, bars, capsize=2, elinewidth=1.1, markersize=6, markeredgecolor="white", zorder=3, **look)
+    return name, y[-1], x[-1], look
 
 
 def _label(axes: "Axes", labels: list[tuple]) -> None:

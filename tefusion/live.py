@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tefusion.config import Run
 from tefusion.results import mean, method_order, parts, pruner
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import number, percent
@@ -47,13 +48,17 @@ def _name(cell: Mapping) -> str:
     """A control says what it leaves; one that plays several parts goes by the first. 80 columns hold the table."""
     part = cell.get("control", "").split(",")[0]
     left = {"fewer_frames": f"{cell.get('n_input')} frames", "lower_resolution": f"size {cell.get('size')}"}
-    return left.get(part, part.replace("_", " ")) or " ".join([cell["compressor"], *by_content(cell)])
+    return (left.get(part, part.replace("_", " ")) or cell["compressor"]) + apart(cell)
 
 
-def by_content(row: Mapping) -> list[str]:
-    """The pruner of a row that has one."""
-    word, when = pruner(row), (row.get("settings") or {}).get("pruned")
-    return [] if word == "none" else [word + (" (test)" if when == "test" else "")]
+def apart(cell: Mapping) -> str:
+    """What sets a cell apart from one that is trained as by default, a pruner included."""
+    run = {"init": Run.init, "equal": Run.equal, "times": Run.times} | (cell.get("settings") or {})
+    said = [f"{run['times']}x"] * (run["times"] != 1) + ["= FLOPs"] * (run["equal"] != Run.equal)
+    said += [run["init"]] * (run["init"] != Run.init)
+    if pruner(cell) != "none":
+        said += [pruner(cell), *["(test)"] * (run.get("pruned") == "test")]
+    return "".join(f" {word}" for word in said)
 
 
 def _progress(group: Sequence[Mapping]) -> list[str]:

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from tefusion.budgets import equal_flops, learning_curves
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import paper_table3, printed
-from tefusion.estimate import Estimate
 from tefusion.family import LEVEL, SEEDS, primary_family
 from tefusion.figure import TITLES, matched, method_name, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
 from tefusion.resolution import resolution
-from tefusion.results import WORLD, difference, method_order, parts, pruner, table
+from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
-from tefusion.wording import NOTHING, count, grid, number, p_value, percent, plural, short
+from tefusion.wording import NOTHING, count, grid, interval, mean_spread, number, p_value, percent, plural, short
 
 __all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
 
@@ -49,17 +49,21 @@ def markdown(
 ) -> str:
     """The report as GitHub Markdown; `lines` is `table(rows)` where it is at hand already."""
     lines = table(rows) if lines is None else lines
+    primary = [line for line in lines if is_primary(line)]
+    scored = [row for row in rows if not is_trial(row)]
     sections = [
         ("# Temporal compressors, side by side", _ran(rows)),
         ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
-        ("## What may be claimed", _claims(lines)),
-        *_results(lines, paper),
-        ("## Controls", _controls(lines)),
+        ("## What may be claimed", _claims(primary)),
+        *_results(primary, paper),
+        *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
         ("## Data-dependent length", _pruned(table(rows, pruned=True))),
+        *equal_flops(lines),
+        *learning_curves(lines),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
         ("## Videos that could not be decoded", _unreadable(rows)),
-        ("## How to read these numbers", [f"- {caveat}" for caveat in caveats(rows, lines)]),
+        ("## How to read these numbers", [f"- {caveat}" for caveat in caveats(scored, lines)]),
     ]
     blocks = ["\n".join([heading, "", *body]).strip("\n") for heading, body in sections if body]
     return "\n\n".join(blocks) + "\n"
@@ -91,7 +95,7 @@ def _claims(lines: Sequence[Mapping]) -> list[str]:
     body = []
     for one in family:
         line, found = one.line, one.estimate
-        cells = [method_name(line, lines), line["k"], line["n_input"], _interval(found), percent(found.stderr)]
+        cells = [method_name(line, lines), line["k"], line["n_input"], interval(found), percent(found.stderr)]
         body.append([*cells, p_value(found.p), p_value(one.adjusted), found.seeds, one.verdict])
     text = "The primary family: each method against `none` with its frames divided by k, which leaves the decoder as"
     text += f" many tokens. Holm's correction is over all {plural(len(family), 'comparison')} of this table; a claim"
@@ -102,7 +106,11 @@ def _claims(lines: Sequence[Mapping]) -> list[str]:
 
 
 def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
-    """A pair of tables for every protocol that was run: fixed input frames, fixed decoder length."""
+    """For each init, a pair of tables for every protocol that was run: fixed input frames, fixed decoder length."""
+    return [section for start, chosen in by_start(lines).items() for section in _protocols(chosen, start, paper)]
+
+
+def _protocols(lines: Sequence[Mapping], start: str, paper: bool) -> list[tuple[str, list[str]]]:
     methods = [line for line in lines if not parts(line)]
     frames = sorted({line["n_input"] for line in methods if line["by_input"]})
     lengths = sorted({length for line in methods for length in line["n_per_k"]})
@@ -112,8 +120,8 @@ def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]
         protocols.append((f"{length}·k input frames: the same number of decoder tokens at every k", chosen, MATCHED))
     sections = []
     for title, chosen, compared in protocols:
-        sections.append((f"## Accuracy, {title}", _accuracy(chosen, compared, paper)))
-        sections.append((f"## Cost, {title}", _cost(chosen)))
+        sections.append((f"## Accuracy, {title}{start}", _accuracy(chosen, compared, paper)))
+        sections.append((f"## Cost, {title}{start}", _cost(chosen)))
     return sections
 
 
@@ -126,9 +134,9 @@ def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: bool
     heads += [CATEGORIES.get(name, name) for name in names] + ["paper"] * paper
     body = []
     for line in lines:
-        cells = [method_name(line, lines), line["k"], line["n_input"], _mean_spread(line)]
+        cells = [method_name(line, lines), line["k"], line["n_input"], mean_spread(line)]
         cells += [percent(line["by_seed"].get(seed)) for seed in seeds]
-        cells += [_interval(line[name]) for name in compared]
+        cells += [interval(line[name]) for name in compared]
         cells += [percent(line["by_category"].get(name)) for name in names]
         body.append(cells + [_printed(line)] * paper)
     return [*grid(heads, body), *_resolution(lines, compared)]
@@ -172,7 +180,7 @@ def _controls(lines: Sequence[Mapping]) -> list[str]:
     body = []
     for part, line in chosen:
         matches = ratios.get(line["l_decoder"], NOTHING) if part in ("fewer_frames", "lower_resolution") else NOTHING
-        cells = [TITLES[part], matches, line["n_input"], line["size"], line["l_decoder"], _mean_spread(line)]
+        cells = [TITLES[part], matches, line["n_input"], line["size"], line["l_decoder"], mean_spread(line)]
         cells += [percent(line["chance"]), _from_chance(line)]
         body.append(cells + [percent(line["by_category"].get(name)) for name in names])
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
@@ -197,7 +205,7 @@ def _pruned(lines: Sequence[Mapping]) -> list[str]:
     for line in lines:
         with_it = "no" if line["settings"].get("pruned") == "test" else "yes"
         cells = [line["compressor"], line["k"], line["n_input"], f"`{pruner(line)}`", with_it, line["l_decoder"]]
-        cells += [_mean_spread(line), _interval(line["over_baseline"])]
+        cells += [mean_spread(line), interval(line["over_baseline"])]
         body.append(cells + [percent(line["by_category"].get(name)) for name in names])
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body)
 
@@ -259,18 +267,6 @@ def _csv(rows: Sequence[Mapping]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
-
-
-def _mean_spread(line: Mapping) -> str:
-    spread = "" if line["spread"] is None else f" ± {100 * line['spread']:.1f}"
-    return f"**{100 * line['accuracy']:.1f}**{spread}"
-
-
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return NOTHING
-    text = f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
-    return text if estimate.training_noise else text + " *"
 
 
 def _printed(line: Mapping) -> str:

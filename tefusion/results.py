@@ -4,11 +4,13 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tefusion.config import Run
 from tefusion.estimate import Estimate
 from tefusion.score import category_order, read_answers
 from tefusion.statistics import Array, clustered_stderr
@@ -18,9 +20,11 @@ METHODS = ("none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer")  # 
 CONTROLS = ("text_only", "one_frame", "fewer_frames", "lower_resolution")
 FLOPS = ("flops", "encoder_flops", "compressor_flops", "prefill_flops")
 MILLISECONDS = ("encoder_ms", "compressor_ms", "prefill_ms")
-COSTS = ("params", "compressor_params", *FLOPS, *MILLISECONDS, "peak_memory_mb", "seconds")
+EFFORT = ("trained_steps", "training_flops")
+COSTS = ("params", "compressor_params", *FLOPS, *EFFORT, *MILLISECONDS, "peak_memory_mb", "seconds")
 WORLD = ("encoder", "decoder", "data", "steps", "protocol")  # two lines that differ here cannot be compared
 METHOD = ("compressor", "k", "n_input", "control", "size", "l_decoder")
+FAIRNESS = ("init", "equal", "times")  # settings in which two lines that are compared agree
 IDENTITY = (*METHOD, *WORLD, "n_per_k", "seed")
 
 
@@ -40,6 +44,29 @@ class Marks:
 def parts(row: Mapping) -> frozenset[str]:
     """The controls a row stands for; one run may play several."""
     return frozenset(filter(None, row.get("control", "").split(",")))
+
+
+def is_trial(row: Mapping) -> bool:
+    """Whether the row was there to choose a learning rate."""
+    return "trial" in parts(row)
+
+
+def setting(line: Mapping, name: str) -> Any:
+    """Of a line of `table`."""
+    return line["settings"].get(name, getattr(Run, name))
+
+
+def is_primary(line: Mapping) -> bool:
+    """Equal samples, once the budget's steps: what is claimed is said of these lines alone."""
+    return (setting(line, "equal"), setting(line, "times")) == ("samples", 1)
+
+
+def by_start(lines: Iterable[Mapping]) -> dict[str, list[Mapping]]:
+    """The lines of each `init`, under what a heading adds to tell them apart: nothing where there is one."""
+    found: dict[str, list[Mapping]] = {}
+    for line in lines:
+        found.setdefault(setting(line, "init"), []).append(line)
+    return {f", init={init}": found[init] for init in sorted(found)} if len(found) > 1 else {"": [*lines]}
 
 
 def lengths(row: Mapping) -> Sequence[int]:
@@ -63,8 +90,9 @@ def method_order(row: Mapping) -> tuple:
 
 
 def table(rows: Iterable[Mapping], pruned: bool = False) -> list[dict]:
-    """One line a setting: its done rows over all seeds, controls included, costs averaged. Those of runs with a pruner
-    are in no table but their own (`pruned`): the length that the decoder sees of a moment depends on the video there.
+    """One line a setting: its done rows over all seeds, controls included, trials left out, costs averaged. Those of
+    runs with a pruner are in no table but their own (`pruned`): the length that the decoder sees of a moment depends
+    on the video there.
 
     Besides the settings, a line holds `by_seed`, `accuracy` (their mean), `spread` (standard deviation over seeds),
     `stderr` (questions only, clustered), `error` (of the mean: seeds and questions), `chance`, `by_category`, and two
@@ -73,7 +101,7 @@ def table(rows: Iterable[Mapping], pruned: bool = False) -> list[dict]:
     """
     groups: dict[tuple, dict] = defaultdict(dict)
     for row in rows:
-        if row["status"] == "done":
+        if row["status"] == "done" and not is_trial(row):
             groups[_key(row)][row["seed"], row["id"]] = row
     marks = {row["id"]: marks_of(row) for group in groups.values() for row in group.values()}
     lines = [_line(list(group.values()), marks) for group in groups.values()]
@@ -86,10 +114,9 @@ def table(rows: Iterable[Mapping], pruned: bool = False) -> list[dict]:
 
 
 def _key(row: Mapping) -> tuple:
-    settings = row.get("settings", {})
+    settings = row.get("settings") or {}
+    settings = asdict(Run()) | settings if settings else {}  # one that came after the row was as by default
     further = {name: value for name, value in settings.items() if name not in IDENTITY}
-    if pruner(row) == "none":  # rows that were recorded before there were any do not say so
-        further = {name: value for name, value in further.items() if name not in ("pruner", "pruned")}
     return (*(row.get(name) for name in METHOD + WORLD), json.dumps(further, sort_keys=True))
 
 
@@ -186,11 +213,21 @@ def _plain(line: Mapping) -> bool:
 
 
 def _agree(line: Mapping, other: Mapping, *names: str) -> bool:
-    return all(line[name] == other[name] for name in (*names, *WORLD))
+    same = all(line[name] == other[name] for name in (*names, *WORLD))
+    return same and all(setting(line, name) == setting(other, name) for name in FAIRNESS)
 
 
 def _nearest(line: Mapping, candidates: list[Mapping]) -> Mapping | None:
-    """The candidate with the same further settings, else the only one there is (it may not know a method's axis)."""
-    own = {name: value for name, value in line["settings"].items() if name not in ("pruner", "pruned")}
-    same = [other for other in candidates if other["settings"] == own]
-    return same[0] if same else candidates[0] if len(candidates) == 1 else None
+    """The candidate with the same further settings, else with its own tuned learning rate, else the only one there is
+    (it may not know a method's axis). A pruner is no further setting."""
+    same = [other for other in candidates if _unpruned(other) == _unpruned(line)]
+    tuned = [other for other in candidates if _untuned(other) == _untuned(line)]
+    return next((found[0] for found in (same[:1], tuned, candidates) if len(found) == 1), None)
+
+
+def _unpruned(line: Mapping) -> dict:
+    return {name: value for name, value in line["settings"].items() if name not in ("pruner", "pruned")}
+
+
+def _untuned(line: Mapping) -> dict:
+    return {name: value for name, value in _unpruned(line).items() if name != "lr_scale"}

@@ -76,7 +76,7 @@ def clear_behind(out: Path, rows: Sequence[Mapping]) -> None:
 
 def pixels(run: Run) -> int:
     height, width = parse_size(run.size)
-    return run.steps * run.batch * run.n_input * height * width
+    return run.times * run.steps * run.batch * run.n_input * height * width
 
 
 def train_cells(left: dict[str, Cell], planned: int, plans: Sweep, results: Path, home: Path) -> int:

@@ -163,7 +163,7 @@ class VLM(nn.Module):
         rows, positions = [], []
         pruner = self.pruner if self.prunes_training or not self.training else Pruner()
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
-            block, place = text[:0], []
+            block, place = (text[:0], list[int]())
             if embed is not None:
                 block, place = pruner.prune(embed, *blocks(embed.to(text.dtype), self.boi, self.eoi))
             start = place[-1] + 1 if place else 0

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tefusion.live import by_content, live_tables
+from tefusion.live import apart, live_tables
 
 
 @dataclass
@@ -71,9 +71,8 @@ def step(value: Mapping) -> str:
 
 def label(row: Mapping) -> str:
     name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
-    name = " ".join([name, *by_content(row)])
     frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
-    return f"{name}, {frames} at {row['size']} px, seed {row['seed']}"
+    return f"{name}{apart(row)}, {frames} at {row['size']} px, seed {row['seed']}"
 
 
 @contextmanager

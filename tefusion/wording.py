@@ -1,6 +1,8 @@
 """Numbers and tables as the report words them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from tefusion.estimate import Estimate
 
 NOTHING = "–"
 
@@ -41,3 +43,15 @@ def short(text: object, length: int = 300) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def mean_spread(line: Mapping) -> str:
+    spread = "" if line["spread"] is None else f" ± {100 * line['spread']:.1f}"
+    return f"**{100 * line['accuracy']:.1f}**{spread}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NOTHING
+    text = f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return text if estimate.training_noise else text + " *"

@@ -1,6 +1,7 @@
 """The Triton kernels are the reference, whatever lies around them. Run by test_triton_attention.py."""
 
 import math
+import mmap
 
 import interpreter
 import pytest
@@ -237,6 +238,23 @@ def test_packed_inputs_of_any_strides(kind):
     dqkv = triton_attention.backward(out, qkv, out, lse, None, 0.2, 17)
     assert torch.equal(dqkv, triton_attention.backward(out, qkv.contiguous(), out, lse, None, 0.2, 17))
     assert dqkv.is_contiguous()
+
+
+def far_apart(rows, stride):
+    """The same numbers, `stride` elements from token to token: pages in between that nobody touches take no memory."""
+    memory = mmap.mmap(-1, len(rows) * stride * rows.itemsize)
+    far = torch.frombuffer(memory, dtype=rows.dtype).as_strided(rows.shape, (stride, *rows.stride()[1:]))
+    return far.copy_(rows)
+
+
+@pytest.mark.parametrize(("lengths", "stride"), [([258], 1 << 23), ([129, 129], 1 << 23), ([70], 1 << 25)])
+def test_places_beyond_32_bits_are_reached(lengths, stride):
+    """Between groups, between tiles, and inside one."""
+    qkv, dout = drawn(sum(lengths), 3, 1, 16, dtype=HALF), drawn(sum(lengths), 1, 16, dtype=HALF, seed=1)
+    assert sum(lengths) * stride > 1 << 31
+    near = kernels(qkv, dout, lengths, 0.25)
+    for got, expected in zip(kernels(far_apart(qkv, stride), dout, lengths, 0.25), near, strict=True):
+        assert torch.equal(got, expected)
 
 
 class Attention(torch.autograd.Function):

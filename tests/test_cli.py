@@ -63,6 +63,12 @@ BAD = [
     ("ask", ["model=x"], "ask needs video=..."),
     ("ask", ["model={folder}", "video=x", "question=a, b or c?"], "holds no run.json"),
     ("ask", ["tokens=many"], "tokens must be a whole number"),
+    ("convert", ["out=x"], "convert needs path=..."),
+    ("convert", ["path=x", "out=y"], "either from=... or to=..."),
+    ("convert", ["from=glm4", "path=x", "out=y"], "from 'glm4' is unknown; did you mean 'glm4v'?"),
+    ("convert", ["to=llava", "path=x", "out=y"], "to 'llava' is unknown"),
+    ("convert", ["from=glm4v", "path=/nowhere", "out=y"], "/nowhere is no folder"),
+    ("convert", ["from=glm4v", "path={folder}", "out=y"], "config.json cannot be read"),
     ("report", ["out=/nowhere"], "/nowhere holds no results.jsonl"),
     ("report", ["paper=yes"], "paper must be true or false, got 'yes'"),
 ]

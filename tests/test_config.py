@@ -48,6 +48,7 @@ def test_wrong_words_get_one_line(words, says):
 
 
 BAD = [("k", 0), ("k", -1), ("k", 3), ("steps", 0), ("batch", 0), ("batch", -64), ("accumulate", 0), ("accumulate", 3)]
+BAD += [("times", 0), ("lr_scale", 0.0), ("lr_scale", float("nan")), ("equal", "flop")]
 BAD += [("n_input", -16), ("seed", -1), ("image_steps", -1), ("warmup", -1), ("workers", -1), ("lr", 0.0)]
 BAD += [("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("muon_lr", 0.0), ("clip", 0.0), ("final_lr", -0.1)]
 BAD += [("weight_decay", -1.0), ("muon_decay", -1.0), ("auxiliary", float("nan")), ("position_std", -1.0)]
@@ -130,6 +131,9 @@ DEFAULTS = {
     "split": "test",
     "augment": True,
     "steps": 400,
+    "times": 1,
+    "equal": "samples",
+    "lr_scale": 1.0,
     "image_steps": 400,
     "batch": 64,
     "accumulate": 1,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tefusion.figure import draw, protocol_panels, spread_out
+from tefusion.figure import curve_panels, draw, protocol_panels, spread_out
 from tefusion.report import ResultsError, live_table, markdown, read_results, table, write_report
 from tefusion.results import difference
 from tefusion.rows import append, is_set_aside
@@ -31,7 +31,8 @@ def cell(folder, compressor="none", k=1, n_input=16, seed=0, rate=0.5, **fields)
     row = {**BASE, "compressor": compressor, "k": k, "n_input": n_input, "seed": seed, "status": "done", "control": ""}
     row |= {"l_decoder": n_input // k * 4, **fields}
     keys = ("compressor", "k", "n_input", "n_per_k", "seed", "control", "size")
-    row.setdefault("id", "-".join(str(row[key]) for key in keys))
+    further = "".join(f"-{name}={value}" for name, value in row.get("settings", {}).items()).replace(":", ".")
+    row.setdefault("id", "-".join(str(row[key]) for key in keys) + further)
     right = np.random.default_rng([seed, k, n_input, len(compressor), int(1000 * rate)]).random(QUESTIONS) < rate
     names = list(CATEGORIES)
     answers = [Answer(f"q{i:03}", f"v{i // 2}", names[i % 6], 4, "AB"[not yes], "A") for i, yes in enumerate(right)]
@@ -246,7 +247,7 @@ def test_a_further_axis_of_the_sweep_keeps_its_lines_apart(tmp_path):
     write_rows(tmp_path, [base, *both])
     rows = read_results(tmp_path)
     found = [line for line in table(rows) if line["compressor"] == "pllava"]
-    assert [line["settings"] for line in found] == [{"lr": 0.001}, {"lr": 0.005}]
+    assert [line["settings"]["lr"] for line in found] == [0.001, 0.005]
     assert all(line["over_baseline"] for line in found)
     assert "pllava lr=0.005" in markdown(rows)
 
@@ -279,6 +280,154 @@ def test_a_run_of_both_protocols_is_reported_under_both(tmp_path):
     assert fixed_input.startswith("16 input frames")
     assert fixed_length.startswith("4·k input frames")
     assert fixed_input.count("| te_fusion | 4 | 16 | **") == fixed_length.count("| te_fusion | 4 | 16 | **") == 1
+
+
+# fair training
+
+
+FLOPS = "flops:none:1:16:32"
+
+
+def fair_rows(folder, settings, seeds=(0, 1), shift=0.0, **fields):
+    """A method, the baseline and the control with as many tokens, trained as `settings` say."""
+    fields |= {"settings": settings}
+    rows = []
+    for seed in seeds:
+        rows += [cell(folder, seed=seed, rate=0.4 + shift, **fields)]
+        rows += [cell(folder, "te_fusion", 4, seed=seed, rate=0.6 + shift, **fields)]
+        rows += [cell(folder, n_input=4, seed=seed, rate=0.3 + shift, control="fewer_frames", **fields)]
+    return rows
+
+
+def section(text, title):
+    (found,) = [part for part in text.split("\n## ") if part.startswith(title)]
+    return found
+
+
+PRIMARY = ("What may be claimed", "Accuracy, 16 input frames", "Cost, 16 input frames", "Controls")
+OTHERS = {
+    "times": {"times": 4},
+    "equal": {"equal": FLOPS},
+    "both": {"times": 4, "equal": FLOPS},
+    "trial": {"lr_scale": 0.5, "split": "dev"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_primary_changes_no_primary_table(tmp_path, name):
+    plain = fair_rows(tmp_path, {"lr": 0.001})
+    more = fair_rows(tmp_path, {"lr": 0.001} | OTHERS[name], shift=0.2, seeds=(0, 1, 2))
+    if name == "trial":
+        more = [row | {"control": "trial"} for row in more]
+    write_rows(tmp_path, plain + more)
+    rows = read_results(tmp_path)
+    alone, text = markdown(rows[: len(plain)]), markdown(rows)
+    for title in PRIMARY:
+        assert section(text, title) == section(alone, title)
+    assert [p.title for p in protocol_panels(table(rows))] == ["16 input frames"]
+    assert len(table(rows)) == len(plain) / 2 * (1 if name == "trial" else 2)
+
+
+def test_only_lines_that_are_trained_alike_are_compared(tmp_path):
+    """A baseline that was not trained so is none, even where it is the only one."""
+    rows = [cell(tmp_path, settings={"lr": 0.001}), cell(tmp_path, n_input=4, control="fewer_frames")]
+    fair = [{"init": "scratch"}, {"times": 4}, {"equal": FLOPS}]
+    rows += [cell(tmp_path, "te_fusion", 4, settings={"lr": 0.001} | settings) for settings in fair]
+    write_rows(tmp_path, rows)
+    lines = [line for line in table(read_results(tmp_path)) if line["k"] == 4]
+    assert len(lines) == 3
+    assert not any(line["over_baseline"] or line["over_same_tokens"] or line["unpaired"] for line in lines)
+
+
+def test_a_row_that_is_older_than_a_setting_has_its_default(tmp_path):
+    rows = [cell(tmp_path, seed=0, settings={"lr": 0.001})]
+    rows += [cell(tmp_path, seed=1, settings={"lr": 0.001, "times": 1, "equal": "samples", "lr_scale": 1.0})]
+    write_rows(tmp_path, rows)
+    assert [sorted(line["by_seed"]) for line in table(read_results(tmp_path))] == [[0, 1]]
+
+
+def test_a_tuned_learning_rate_neither_parts_nor_renames_a_method(tmp_path):
+    """Baseline and methods each have their own; where a ratio has two, they are told apart."""
+    rates = [("none", 1, 16, 0.5), ("none", 1, 4, 2.0), ("none", 1, 8, 1.0), ("te_fusion", 2, 16, 2.0)]
+    rates += [("te_fusion", 4, 16, 1.0)]
+    rows = [
+        cell(tmp_path, name, k, n, control="fewer_frames" * (n < 16), settings={"lr_scale": scale})
+        for name, k, n, scale in rates
+    ]
+    write_rows(tmp_path, rows)
+    lines = table(read_results(tmp_path))
+    assert all(line["over_baseline"] and line["over_same_tokens"] for line in lines if line["k"] > 1)
+    assert "lr_scale" not in markdown(read_results(tmp_path))
+    rows += [cell(tmp_path, "te_fusion", 4, settings={"lr_scale": 2.0})]
+    write_rows(tmp_path, rows)
+    assert "te_fusion lr_scale=2.0" in markdown(read_results(tmp_path))
+
+
+def test_equal_flops_stand_beside_equal_samples(tmp_path):
+    rows = fair_rows(tmp_path, {"batch": 8}, trained_steps=400, training_flops=4e12)
+    rows += fair_rows(tmp_path, {"batch": 8, "equal": FLOPS}, shift=0.1, trained_steps=1234, training_flops=6e12)
+    write_rows(tmp_path, rows)
+    rows = read_results(tmp_path)
+    lines, text = table(rows), section(markdown(rows), "At equal training FLOPs, those of `none`, k = 1, 16 frames")
+    plain, equal = (find([x for x in lines if x["settings"]["equal"] == e], "te_fusion", 4) for e in ("samples", FLOPS))
+    (row,) = [x for x in text.splitlines() if x.startswith("| te_fusion | 4 | 16 |")]
+    cells = [x.strip() for x in row.split("|")[4:-1]]
+    assert [x.split()[0] for x in cells[:2]] == [f"**{100 * x['accuracy']:.1f}**" for x in (plain, equal)]
+    assert cells[2] == str(difference(equal, plain))
+    assert cells[3] == str(equal["over_same_tokens"])
+    assert cells[4:] == ["400", "1,234", "4", "6"]
+    assert "| fewer frames (N/k) | 1 | 4 |" in text
+    assert "At equal training FLOPs" not in markdown(rows[:6])
+
+
+def test_learning_curves_have_a_column_a_number_of_samples_and_a_panel(tmp_path):
+    rows = fair_rows(tmp_path, {"batch": 8})
+    for times in (4, 16):
+        rows += fair_rows(tmp_path, {"batch": 8, "times": times}, shift=times / 50)
+    rows += fair_rows(tmp_path, {"batch": 8, "times": 4, "equal": FLOPS})  # on another axis
+    write_rows(tmp_path, rows)
+    rows = read_results(tmp_path)
+    lines, text = table(rows), section(markdown(rows), "Learning curves")
+    assert "| 3,200 samples | 12,800 samples | 51,200 samples |" in text
+    mine = [x for x in lines if x["compressor"] == "te_fusion" and x["settings"]["equal"] == "samples"]
+    points = sorted(mine, key=lambda line: line["settings"]["times"])
+    (row,) = [x for x in text.splitlines() if x.startswith("| te_fusion | 4 | 16 |")]
+    cells = [x.strip() for x in row.split("|")[4:-1]]
+    assert [x.split()[0] for x in cells[:3]] == [f"**{100 * line['accuracy']:.1f}**" for line in points]
+    assert cells[3] == str(difference(points[-1], points[0]))
+    assert sum(x.startswith("| ") for x in text.splitlines()) == 2 + 3  # heads, rule, baseline, method, control
+    (panel,) = curve_panels(lines)
+    assert (panel.title, len(panel.methods), len(panel.behind)) == ("16 input frames, k = 4", 1, 2)
+    drawn, bars = draw(lines).axes[0], [100 * line["error"] for line in points]
+    (method,) = [bar for bar in drawn.containers if bar.get_children()[0].get_linewidth() == 1.8]
+    assert method[0].get_xdata().tolist() == [3200, 12800, 51200]
+    assert method[0].get_ydata().tolist() == pytest.approx([100 * line["accuracy"] for line in points])
+    for segment, bar in zip(method[2][0].get_segments(), bars, strict=True):
+        assert np.ptp(segment[:, 1]) == pytest.approx(2 * bar)
+    assert not curve_panels(table(rows[:6]))
+    assert "Learning curves" not in markdown(rows[:6])
+
+
+def test_each_init_has_tables_and_a_panel_of_its_own(tmp_path):
+    rows = [row for init in ("image", "scratch") for row in fair_rows(tmp_path, {"init": init, "lr": 0.001})]
+    write_rows(tmp_path, rows)
+    rows = read_results(tmp_path)
+    text = markdown(rows)
+    for title in ("Accuracy, 16 input frames", "Cost, 16 input frames", "Controls"):
+        for init in ("image", "scratch"):
+            assert "init" not in section(text, f"{title}, init={init}").split("\n", 1)[1]
+    claims = section(text, "What may be claimed")
+    assert "| te_fusion init=image | 4 |" in claims
+    assert "| te_fusion init=scratch | 4 |" in claims
+    panels = protocol_panels(table(rows))
+    assert [panel.title for panel in panels] == ["16 input frames, init=image", "16 input frames, init=scratch"]
+    assert all(len(panel.methods) == len(panel.base) == len(panel.controls) == 1 for panel in panels)
+
+
+def test_the_live_table_keeps_apart_what_is_trained_otherwise(tmp_path):
+    settings = [{}, {"times": 4}, {"equal": FLOPS}, {"init": "scratch"}]
+    rows = [cell(tmp_path, "pllava", 4, settings={"lr": 0.001} | more) for more in settings]
+    assert list(live_table(rows).columns[0].cells) == ["pllava", "pllava 4x", "pllava = FLOPs", "pllava scratch"]
 
 
 # saying

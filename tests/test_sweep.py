@@ -19,6 +19,7 @@ from tefusion.sweep import jobs_at_once, sweep
 ROOT = Path(__file__).parents[1]
 ROW = ["compressor", "k", "n_input", "l_decoder", "seed", "status", "accuracy", "stderr", "by_category", "questions"]
 ROW += ["params", "flops", "encoder_ms", "compressor_ms", "prefill_ms", "peak_memory_mb", "seconds", "commit"]
+ROW += ["trained_steps", "training_flops"]
 
 
 def words(clips, home, *more):

@@ -33,7 +33,7 @@ class VisionConfig:
 
 PRESETS = {
     "micro": VisionConfig(image_size=32, patch_size=16, width=64, depth=4, heads=2, mlp=128, embed_dim=64, glu=128),
-    "fine": VisionConfig(image_size=32, patch_size=4, width=64, depth=4, heads=2, mlp=128, embed_dim=64, glu=128),
+    "fine": VisionConfig(image_size=32, patch_size=4, width=32, depth=3, heads=2, mlp=64, embed_dim=64, glu=128),
     "tiny": VisionConfig(image_size=32, patch_size=8, width=64, depth=4, heads=4, mlp=256, embed_dim=64, glu=128),
     "small": VisionConfig(image_size=64, patch_size=8, width=128, depth=6, heads=4, mlp=512, embed_dim=128, glu=256),
     "base": VisionConfig(

@@ -1,7 +1,9 @@
-"""A GLM-4V-9B folder as released: its sizes, its names for our parameters, its tensors one at a time."""
+"""A GLM-4V-9B folder as released: its sizes, its names for our parameters; any folder's tensors, one at a time."""
 
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -48,14 +50,15 @@ NAMES = {  # our module or parameter -> the released one
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def read_config(folder: Path) -> VisionConfig:
-    """The released sizes, at the image size for which positions are stored. Raises ValueError on what does not fit."""
+def read_config(folder: Path, given: Mapping[str, Any] = MappingProxyType({})) -> VisionConfig:
+    """The released sizes, at the image size for which positions are stored. `given` are fields that another release of
+    the tower leaves out. Raises ValueError on what does not fit."""
     file = folder / "config.json"
     config = read_object(file)
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise ValueError(f"{file} has no vision_config: not a GLM-4V-9B folder")
-    config |= {f"vision_config.{name}": value for name, value in vision.items()}
+    config |= {f"vision_config.{name}": value for name, value in vision.items()} | dict(given)
     sizes: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
     wrong = [n for ours, n in SIZES.items() if not is_size(sizes[ours], LARGEST.get(ours, 1 << 20))]
     wrong += [name for name in (SCALE, EPS) if type(config.get(name)) not in (float, int)]
@@ -79,15 +82,15 @@ def is_size(value: object, largest: int) -> bool:
     return type(value) is int and 0 < value <= largest
 
 
-def released_name(name: str) -> str:
+def released_name(name: str, prefix: str = PREFIX) -> str:
     """Our parameter's name -> the released tensor's, prefix included."""
     if name in NAMES:
-        return PREFIX + NAMES[name]
+        return prefix + NAMES[name]
     module, _, leaf = name.rpartition(".")
     if module.startswith("tower.blocks."):
         layer, _, module = module.removeprefix("tower.blocks.").partition(".")
-        return f"{PREFIX}transformer.layers.{layer}.{NAMES[module]}.{leaf}"
-    return f"{PREFIX}{NAMES[module]}.{leaf}"
+        return f"{prefix}transformer.layers.{layer}.{NAMES[module]}.{leaf}"
+    return f"{prefix}{NAMES[module]}.{leaf}"
 
 
 def released_shape(name: str, parameter: Tensor, released: VisionConfig) -> tuple[int, ...]:
@@ -102,12 +105,16 @@ def released_shape(name: str, parameter: Tensor, released: VisionConfig) -> tupl
 
 
 class Checkpoint:
-    """The vision tensors of a folder's safetensors. What is wrong is collected in `problems` until `complain`."""
+    """The tensors of a folder's safetensors whose names begin with `prefix`. `title` says in errors whose they are.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    What is wrong is collected in `problems` until `complain`.
+    """
+
+    def __init__(self, folder: Path, prefix: str = PREFIX, title: str = "the GLM-4V-9B checkpoint"):
+        self.folder, self.prefix, self.title = folder, prefix, title
         self.problems: list[str] = []
         self.places: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.unread: set[str] = set()
         for shard in self.shards():
@@ -120,14 +127,14 @@ class Checkpoint:
         return reduce(torch.promote_types, sorted(stored, key=str)) if stored else torch.float32
 
     def shards(self) -> list[Path]:
-        """The files that hold vision tensors, as the index says; without an index the only file."""
+        """The files that hold these tensors, as the index says; without an index the only file."""
         index = self.folder / "model.safetensors.index.json"
         if not index.exists():
             return [self.folder / "model.safetensors"]
         placed = read_object(index).get("weight_map")
         if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
             raise ValueError(f"{index} has no weight_map from tensors to files")
-        shards = sorted({s for key, s in placed.items() if key.startswith(PREFIX)})
+        shards = sorted({s for key, s in placed.items() if key.startswith(self.prefix)})
         for shard in shards:
             if not shard.endswith(".safetensors") or {"/", "\\", "\0"} & {*shard}:
                 raise ValueError(f"{index}: {brief(shard)} is not the name of a safetensors file in the folder")
@@ -139,8 +146,9 @@ class Checkpoint:
             return
         try:
             with safe_open(shard, "pt") as file:
-                keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (not a dict)
+                keys = [key for key in file.keys() if key.startswith(self.prefix)]  # noqa: SIM118 (not a dict)
                 dtypes = {key: file.get_slice(key).get_dtype() for key in keys}
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
             with shard.open("rb") as raw:
                 check_names(raw)
         except (SafetensorError, OSError, ValueError) as error:
@@ -150,6 +158,7 @@ class Checkpoint:
             self.problems.append(f"{named(key)} is both in {self.places[key].name} and in {shard.name}")
         self.places |= dict.fromkeys(dtypes, shard)
         self.dtypes |= dtypes
+        self.shapes |= shapes
         self.unread |= dtypes.keys()
 
     def check_room(self, config: VisionConfig) -> None:
@@ -161,29 +170,37 @@ class Checkpoint:
         stored = sum(shard.stat().st_size for shard in {*self.places.values()})
         if needed > max(stored, SMALL):
             said = f"config.json promises at least {needed:,} bytes of weights, the files hold {stored:,}"
-            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {said}")
+            raise ValueError(f"{self.title} {self.folder} does not fit: {said}")
 
-    def read(self, key: str, shape: tuple[int, ...]) -> Tensor | None:
-        """A view of the file, or None and a problem where the tensor does not fit.
-
-        The file is opened for each tensor: the pages of a mapped file count as memory until it is closed.
-        """
+    def fits(self, key: str, shape: tuple[int, ...]) -> bool:
+        """Whether the files promise floating-point numbers of this shape; a problem where they do not."""
         self.unread.discard(key)
         if key not in self.places:
             self.problems.append(f"{key} is missing")
-            return None
+        elif self.dtypes[key] not in DTYPES:
+            self.problems.append(f"{key} is stored as {self.dtypes[key]}, not as floating-point numbers")
+        elif self.shapes[key] != shape:
+            self.problems.append(f"{key} is {self.shapes[key]} instead of {shape}")
+        else:
+            return True
+        return False
+
+    def tensor(self, key: str) -> Tensor | None:
+        """A view of the file, or None and a problem where a number is not finite.
+
+        The file is opened for each tensor: the pages of a mapped file count as memory until it is closed.
+        """
         with safe_open(self.places[key], "pt") as file:
             tensor = file.get_tensor(key)
-        if self.dtypes[key] not in DTYPES:
-            self.problems.append(f"{key} is stored as {self.dtypes[key]}, not as floating-point numbers")
-        elif tuple(tensor.shape) != shape:
-            self.problems.append(f"{key} is {tuple(tensor.shape)} instead of {shape}")
-        elif not all(torch.isfinite(end) for end in torch.aminmax(tensor)):  # makes no copy, as isfinite would
-            self.problems.append(f"{key} is not finite")
-        else:
+        if all(torch.isfinite(end) for end in torch.aminmax(tensor)):  # makes no copy, as isfinite would
             return tensor
+        self.problems.append(f"{key} is not finite")
         return None
+
+    def read(self, key: str, shape: tuple[int, ...]) -> Tensor | None:
+        """A view of the file, or None and a problem where the tensor does not fit."""
+        return self.tensor(key) if self.fits(key, shape) else None
 
     def complain(self) -> None:
         if self.problems:
-            raise ValueError(f"the GLM-4V-9B checkpoint {self.folder} does not fit: {listed(self.problems)}")
+            raise ValueError(f"{self.title} {self.folder} does not fit: {listed(self.problems)}")

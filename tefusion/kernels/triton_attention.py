@@ -19,6 +19,7 @@ from tefusion.kernels.triton_backward import keys_kernel, queries_kernel
 from tefusion.kernels.triton_forward import forward_kernel
 
 KERNELS = {"forward": forward_kernel, "queries": queries_kernel, "keys": keys_kernel}
+FARTHEST = ((1 << 31) - 1) // 128  # elements from row to row: a tile of 128 rows is addressed in 32 bits
 
 
 def forward(qkv: Tensor, cu_seqlens: Tensor | None, scale: float, max_length: int) -> tuple[Tensor, Tensor]:
@@ -76,9 +77,10 @@ def tune(
 
 
 def readable(rows: Tensor) -> Tensor:
-    """The rows where they lie, or a copy where 16 bytes at once could not be read."""
-    aligned = rows.stride(-1) == 1 and all(stride % 8 == 0 for stride in rows.stride()[:-1])
-    return rows if aligned else rows.contiguous()
+    """The rows where they lie, or a copy where 16 bytes at once, or 32-bit places in a tile, would not reach them."""
+    *strides, last = rows.stride()
+    near = last == 1 and all(stride % 8 == 0 and stride <= FARTHEST for stride in strides)
+    return rows if near else rows.contiguous()
 
 
 def in_eights(rows: Tensor) -> list[int]:

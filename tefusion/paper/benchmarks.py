@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tefusion.data.paper import BENCHMARKS
-from tefusion.results import table
+from tefusion.results import is_primary, table
 
 GENERATED = "generated"
 TITLES = {
@@ -19,12 +19,13 @@ TITLES = {
 
 
 def lines_by_benchmark(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
-    """The lines of `table` for every benchmark that has any, in the order of the paper's columns."""
+    """The primary lines of `table` for every benchmark that has any, in the order of the paper's columns."""
     found: dict[str, list[Mapping]] = defaultdict(list)
     for row in rows:
         if row["status"] == "done":
             found[benchmark_of(row)].append(row)
-    return {name: table(found[name]) for name in TITLES if name in found}
+    lines = {name: [line for line in table(found[name]) if is_primary(line)] for name in TITLES if name in found}
+    return {name: chosen for name, chosen in lines.items() if chosen}
 
 
 def benchmark_of(row: Mapping) -> str:
