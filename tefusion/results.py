@@ -156,13 +156,15 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def marks_of(row: Mapping) -> Marks | None:
-    """None where the cell's answers do not lie beside its row."""
-    path = Path(row.get("folder", "")) / "cells" / row["id"] / "answers.jsonl"
-    return read_marks(path) if "folder" in row and path.exists() else None
+    """None where the cell's answers do not lie beside its row. A row of a benchmark names them, and of which category
+    alone they are."""
+    path = Path(row.get("folder", "")) / "cells" / row["id"] / row.get("answers", "answers.jsonl")
+    return read_marks(path, row.get("category")) if "folder" in row and path.exists() else None
 
 
-def read_marks(path: Path) -> Marks:
+def read_marks(path: Path, category: str | None = None) -> Marks:
     answers = sorted(read_answers(path), key=lambda answer: answer.uid)
+    answers = [answer for answer in answers if category in (None, answer.category)]
     return Marks(
         uids=tuple(answer.uid for answer in answers),
         clusters=tuple(answer.cluster for answer in answers),

@@ -32,6 +32,7 @@ def sweep(words: Sequence[str]) -> Path:
     home = Path(plans.home)
     out = Path(plans.out) if plans.out else home / plans.budget
     results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
+    at_the_door(cells)
     with within(plans.minutes), locked(results.with_suffix(".lock")) if is_first() else nullcontext():
         if is_first():
             write_data(cells, home)
@@ -47,6 +48,13 @@ def sweep(words: Sequence[str]) -> Path:
     if unfinished:
         raise Stopped(f"{unfinished} of {len(named)} cells are left")
     return out / "report.md"
+
+
+def at_the_door(cells: Sequence[Cell]) -> None:
+    """What the benchmarks lack is said before anything trains; all cells are asked the same."""
+    for line in cells[0].evaluation.at_the_door():
+        if is_first():
+            print(line, flush=True)
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from test_convert_towers import SIGLIP
 from test_weights import CONFIG as VISION
 from test_weights import P, released_forward, released_state
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig, SiglipVisionModel
 
 import tefusion.hub  # noqa: F401
 from tefusion import cli
@@ -396,10 +397,16 @@ def test_the_guides_commands_run(tmp_path, folder, monkeypatch):
     guide = (Path(__file__).parents[1] / "docs/conversion.md").read_text(encoding="utf-8")
     (commands,) = re.findall(r"```bash\n(.*?)```", guide, re.DOTALL)
     (tmp_path / "glm-4v-9b").symlink_to(folder)
+    SiglipVisionModel(SiglipVisionConfig(**SIGLIP)).save_pretrained(tmp_path / "siglip-base-patch16-224")
     monkeypatch.chdir(tmp_path)
     for command in commands.splitlines():
         program, name, *words = command.split()
         assert (program, cli.run(name, words)) == ("tefusion", 0)
+    (snippet,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names = {}
+    exec(compile(snippet, "docs/conversion.md", "exec"), names)
+    assert names["features"].shape == (1, 8, 16, 32)
+    assert names["embeds"].shape == (1, 2, 4, 32)
 
 
 MEASURE = """

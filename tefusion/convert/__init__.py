@@ -9,8 +9,9 @@ from tefusion.convert.stream import Say, run
 
 def sources() -> dict[str, Callable[[Path], Plan]]:
     from tefusion.convert.glm4v import from_glm4v
+    from tefusion.convert.towers import from_cogvlm2_video, from_siglip, from_timm
 
-    return {"glm4v": from_glm4v}
+    return {"glm4v": from_glm4v, "cogvlm2_video": from_cogvlm2_video, "timm": from_timm, "siglip": from_siglip}
 
 
 def targets() -> dict[str, Callable[[Path], Plan]]:

@@ -109,10 +109,11 @@ def create_vit(name: str, **sizes: Any) -> VisionTransformer:
     )
 
 
-def timm_config(name: str) -> VisionConfig:
-    """The sizes of a timm model; the projector behind it keeps the width. `eps` is not read: the norms are timm's."""
+def timm_config(name: str, **sizes: Any) -> VisionConfig:
+    """The sizes of a timm model, of which `sizes` replace some; the projector behind it keeps the width. `eps` is not
+    read: the norms are timm's."""
     with torch.device("meta"):
-        vit = create_vit(name)
+        vit = create_vit(name, **sizes)
     block, width = vit.blocks[0], vit.embed_dim
     heads: Any = next(module.num_heads for module in block.modules() if hasattr(module, "num_heads"))
     return VisionConfig(
@@ -143,5 +144,5 @@ def resized(own: VisionConfig, config: VisionConfig) -> dict[str, Any]:
     words |= {"heads": "num_heads"}
     sizes = {word: getattr(config, name) for name, word in words.items() if getattr(config, name) != getattr(own, name)}
     if config.mlp * own.width != own.mlp * config.width:
-        sizes["mlp_ratio"] = config.mlp / config.width
+        sizes["mlp_ratio"] = (config.mlp + 0.5) / config.width  # timm drops what is behind the point
     return sizes

@@ -6,13 +6,17 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from tefusion.choices import brief, in_short, listed
 from tefusion.encoders.released import DTYPES, named
-from tefusion.hub.configuration import TEFusionConfig
+from tefusion.hub.configuration import TEFusionConfig, TEFusionVisionConfig
 from tefusion.hub.modeling import TEFusionForConditionalGeneration
 from tefusion.hub.processing import TEFusionProcessor
+from tefusion.hub.tower import TEFusionVisionModel
 from tefusion.json_files import read_object
+
+UNLOADABLE = (StrictDataclassError, SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError)
 
 
 def load_pretrained(folder: Path) -> tuple[TEFusionForConditionalGeneration, TEFusionProcessor]:
@@ -27,14 +31,35 @@ def load_pretrained(folder: Path) -> tuple[TEFusionForConditionalGeneration, TEF
         check_headers(folder, expected)
         model = TEFusionForConditionalGeneration.from_pretrained(folder)
         processor = TEFusionProcessor.from_pretrained(folder)
-    except (StrictDataclassError, SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
+    except UNLOADABLE as error:
         raise ValueError(f"{folder} cannot be loaded: {in_short(error)}") from None
-    if odd := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{folder} cannot be loaded: {listed([f'{name} is not finite' for name in odd])}")
+    check_finite(folder, model)
     return model, processor
 
 
-def check_headers(folder: Path, model: TEFusionForConditionalGeneration) -> None:
+def load_tower(folder: Path) -> TEFusionVisionModel:
+    """A tower alone. Raises ValueError as `load_pretrained` does."""
+    kind = read_object(folder / "config.json").get("model_type")
+    if kind != TEFusionVisionConfig.model_type:
+        raise ValueError(f"{folder} holds no tower of tefusion: its model_type is {brief(kind)}")
+    try:
+        config = TEFusionVisionConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            expected = TEFusionVisionModel(config)
+        check_headers(folder, expected)
+        model = TEFusionVisionModel.from_pretrained(folder)
+    except UNLOADABLE as error:
+        raise ValueError(f"{folder} cannot be loaded: {in_short(error)}") from None
+    check_finite(folder, model)
+    return model
+
+
+def check_finite(folder: Path, model: PreTrainedModel) -> None:
+    if odd := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{folder} cannot be loaded: {listed([f'{name} is not finite' for name in odd])}")
+
+
+def check_headers(folder: Path, model: PreTrainedModel) -> None:
     """Raises ValueError where the files promise other tensors than the model has; none is read."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in weight_files(folder):

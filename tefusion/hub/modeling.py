@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin
 
-from tefusion.choices import listed
 from tefusion.compressors import COMPRESSORS
-from tefusion.encoders import ViT
 from tefusion.hub.card import write_card
+from tefusion.hub.complete import Complete
 from tefusion.hub.configuration import TEFusionConfig
+from tefusion.hub.tower import builder
 from tefusion.vision import VideoEncoder, assemble, grid_of, method_for
 from tefusion.vlm import VLM, blocks, check_length
 
@@ -28,14 +28,10 @@ Seconds = Float[Tensor, "v t"] | list[Float[Tensor, " _t"]]
 def create_encoder(config: TEFusionConfig) -> VideoEncoder:
     vision: Any = config.vision_config
     method = method_for(vision.sizes, config.compressor, config.k, **config.compressor_options)
-    if vision.tower == "glm4v":
-        return assemble(vision.sizes, method, ViT)
-    from tefusion.encoders.timm_vit import timm_tower
-
-    return assemble(vision.sizes, method, timm_tower(vision.tower.removeprefix("timm:")))
+    return assemble(vision.sizes, method, builder(vision.tower))
 
 
-class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class TEFusionForConditionalGeneration(Complete, GenerationMixin):
     """`attn_implementation` chooses the decoder's attention; the tower's is picked by `tefusion.kernels`."""
 
     config_class = TEFusionConfig
@@ -53,20 +49,6 @@ class TEFusionForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.boi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
         self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but weights that are missing, unexpected or of another shape raise one ValueError that
-        names them."""
-        kwargs |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-        problems += [f"{name} is unexpected" for name in sorted(info["unexpected_keys"])]
-        problems += [f"{name} is {tuple(got)} instead of {tuple(want)}" for name, got, want in info["mismatched_keys"]]
-        if problems:
-            raise ValueError(f"the weights do not fit their configuration: {listed(problems)}")
-        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, with a model card."""
