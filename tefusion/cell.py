@@ -17,6 +17,8 @@ from tefusion.data.source import data_folder, load_split
 from tefusion.effort import effort, trained
 from tefusion.encoders.weights import load_image_weights
 from tefusion.evaluate import answer_questions
+from tefusion.evaluation import UNASKED, Evaluation
+from tefusion.exam import examine
 from tefusion.files import replace_file
 from tefusion.image_stage import image_model, image_weights
 from tefusion.launch import is_first
@@ -43,8 +45,8 @@ def run_cell(
 def train_cell(
     cell: Cell, name: str, out: Path, home: Path, log_with: str, send: Callable, save_every: int = SAVE_EVERY
 ) -> tuple[VLM, dict[str, object]]:
-    """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`. Goes on where an earlier attempt
-    left off, and raises Stopped where it is asked to end."""
+    """Trains and scores; writes cells/<name>/log.jsonl and answers.jsonl under `out`, and a folder for each benchmark.
+    Goes on where an earlier attempt left off, and raises Stopped where it is asked to end."""
     run, spent, folder = cell.run, trained(cell.run), data_folder(cell.run.data, home)
     peak, progress = PeakMemory(), Progress()
     image = image_weights(run, home, save_every)
@@ -64,6 +66,7 @@ def train_cell(
         write_answers(out / "cells" / name / "answers.jsonl", answers)
     row = (
         describe(cell, name)
+        | {"generated": asked.truth is not None}
         | summarise(answers)
         | videos
         | {"unreadable_training": len(progress.unread), "unreadable_training_videos": sorted(progress.unread)}
@@ -72,10 +75,11 @@ def train_cell(
         | count(run)
         | effort(run)
         | measure(vlm, run)
-        | {"peak_memory_mb": peak.read(), "seconds": progress.elapsed()}
+        | {"peak_memory_mb": peak.read(), "seconds": progress.elapsed()}  # without the benchmarks
         | provenance()
     )
-    return vlm, row
+    scores = examine(vlm, run, cell.evaluation, cache, out / "cells" / name, send)
+    return vlm, row | ({"scores": scores} if scores else {})
 
 
 def checkpoint_folder(out: Path, name: str) -> Path:
@@ -105,6 +109,7 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "data": run.data,
         "steps": run.steps,
         "settings": asdict(run),
+        "evaluation": cell.evaluation.settings,
         "protocol": PROTOCOL,
     }
 
@@ -160,12 +165,19 @@ def run_images(run: Run, home: Path, send: Callable, save_every: int = SAVE_EVER
 
 
 def train_and_keep(
-    run: Run, out: Path | None, home: Path, log_with: str, send: Callable, save_every: int = SAVE_EVERY
+    run: Run,
+    out: Path | None,
+    home: Path,
+    log_with: str,
+    send: Callable,
+    save_every: int = SAVE_EVERY,
+    evaluation: Evaluation = UNASKED,
 ) -> Path:
     """One run outside a sweep: its row, log, answers, weights and settings in one folder, which is returned."""
-    name = Cell(run).id(content(data_folder(run.data, home)))
+    cell = Cell(run, evaluation=evaluation)
+    name = cell.id(content(data_folder(run.data, home)))
     out = out or home / "train" / name
-    vlm, row = train_cell(Cell(run), name, out, home, log_with, send, save_every)
+    vlm, row = train_cell(cell, name, out, home, log_with, send, save_every)
     if is_first():
         from tefusion.hub.export import export, write_beside
 

@@ -16,6 +16,7 @@ from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
 from tefusion.effort import reference_of
 from tefusion.encoders import PRESETS, VisionConfig
+from tefusion.evaluation import UNASKED, Evaluation
 from tefusion.video import parse_size, sample
 
 PROTOCOL = 3  # raise it when equal settings would give other results, and when a default changes
@@ -60,26 +61,30 @@ class Cell:
     run: Run
     control: str = ""
     n_per_k: tuple[int, ...] = (0,)
+    evaluation: Evaluation = UNASKED
 
     def id(self, content: str) -> str:
-        """`content` says what the data holds: the same settings on other data are another cell."""
-        return digest(self.run, content, PROTOCOL)
+        """`content` says what the data holds: the same settings on other data are another cell, and so is the same
+        model asked other benchmarks."""
+        return digest(self.run, content, PROTOCOL, *self.evaluation.identity)
 
     def joined(self, control: str, n_per_k: int) -> "Cell":
         """In one more part. A method or the baseline is no control, whatever else it serves as."""
         if control and not self.control:
             return self
         if self.control and not control:
-            return Cell(self.run, "", (n_per_k,))
+            return replace(self, control="", n_per_k=(n_per_k,))
         parts = dict.fromkeys([*self.control.split(","), control])
-        return Cell(self.run, ",".join(parts), tuple(dict.fromkeys([*self.n_per_k, n_per_k])))
+        return replace(self, control=",".join(parts), n_per_k=tuple(dict.fromkeys([*self.n_per_k, n_per_k])))
 
 
 def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
     """The sweep's own settings and its cells. Raises ValueError with one line on anything that cannot be."""
-    parsed = parse(words, Run, Sweep)
+    parsed = parse(words, Run, Sweep, Evaluation, whole=["eval"])
     own = [field.name for field in fields(Sweep) if field.name != "n_per_k"]
     sweep = Sweep(**one_each(parsed, own))
+    asked = [field.name for field in fields(Evaluation)]
+    evaluation = Evaluation(**one_each(parsed, asked))
     choose("budget", sweep.budget, BUDGETS)
     choose("recipe", sweep.recipe, RECIPES)
     my_part([], sweep.shard)
@@ -96,7 +101,7 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
         raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")
     axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
     axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
-    axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own}
+    axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own + asked}
     axes["compressor"] = named(axes["compressor"])
     cells: dict[Run, Cell] = {}
     for run, control, n_per_k in runs(axes, lengths, sweep.controls):
@@ -104,7 +109,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
             check(run)
             check(reference_of(run))
             check_machine(run)
-        cells[run] = cells[run].joined(control, n_per_k) if run in cells else Cell(run, control, (n_per_k,))
+            cells[run] = Cell(run, control, (n_per_k,), evaluation)
+        cells[run] = cells[run].joined(control, n_per_k)
     return sweep, list(cells.values())
 
 
@@ -194,10 +200,10 @@ def group(
     methods: list[str], k: int, settings: dict[str, Any], plain: int, controls: bool
 ) -> Iterator[tuple[Run, str]]:
     """The methods at one k, the baseline over `plain` frames, and the controls that cost the decoder no more."""
-    alone = Run(**settings | {"compressor": "none", "k": 1})
+    alone = Run(**settings | {"compressor": "none", "k": 1, "pruner": "none"})
     for method in methods:
         if method == "none":
-            yield replace(alone, n_input=plain), ""
+            yield Run(**settings | {"compressor": "none", "k": 1, "n_input": plain}), ""
         elif not method_of(method).control:
             yield Run(**settings | {"compressor": method, "k": k}), ""
         elif method in (found := plain_runs(alone, k)):

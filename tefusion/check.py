@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from tefusion.containers import Clip, VideoError, opened, probe
-from tefusion.data.benchmarks import Source
+from tefusion.data.benchmarks import Source, missing
 from tefusion.data.mvbench import layout
 from tefusion.data.overlap import overlap, videos_below
 from tefusion.data.question import Question
@@ -61,10 +61,10 @@ def check(source: Source, training: Sequence[Path] = (), shared: Path | None = N
 
 def look_at_videos(questions: Sequence[Question], findings: Findings) -> dict[Path, float]:
     """Seconds of each readable video. Packets are read, nothing is decoded."""
-    seconds = {}
+    seconds, gone = {}, dict.fromkeys(missing(questions))
+    findings.missing += map(str, gone)
     for video, declared in {question.video: question.seconds for question in questions}.items():
-        if not video.exists():
-            findings.missing.append(str(video))
+        if video in gone:
             continue
         try:
             clip = picture_clip(video) if is_pictures(video) else probe(video)

@@ -86,18 +86,18 @@ def single(words: Sequence[str], *schemas: type) -> list[Any]:
     return [schema(**{key: values[key] for key in fields(schema) if key in values}) for schema in schemas]
 
 
-def single_run(words: Sequence[str], beside: type) -> tuple[Run, Any]:
-    """A run with its recipe's defaults, and the command's own settings."""
+def single_run(words: Sequence[str], *beside: type) -> tuple[Any, ...]:
+    """A run with its recipe's defaults, and the command's own settings, the recipe among the first of them."""
     from tefusion.cells import check
     from tefusion.effort import reference_of
 
-    values = one_each(parse(words, Run, beside), fields(Run, beside))
-    own = beside(**{key: values.pop(key) for key in fields(beside) if key in values})
+    values = one_each(parse(words, Run, *beside, whole=["eval"]), fields(Run, *beside))
+    own, *more = (schema(**{key: values.pop(key) for key in fields(schema) if key in values}) for schema in beside)
     choose("recipe", own.recipe, RECIPES)
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
     check(reference_of(run))
-    return run, own
+    return run, own, *more
 
 
 def renamed(words: Sequence[str], keys: dict[str, str]) -> list[str]:
@@ -140,10 +140,17 @@ def train(words: Sequence[str]) -> None:
     from tefusion.cell import train_and_keep
     from tefusion.cells import check_machine
     from tefusion.data.motion_sets import long_enough
+    from tefusion.evaluation import Evaluation
+    from tefusion.paper.benchmarks import scored
+    from tefusion.rows import read_results
 
-    run, own = single_run(words, Train)
+    run, own, evaluation = single_run(words, Train, Evaluation)
     run = replace(run, data=long_enough(run.data, run.n_input))
+    if run.pruner != "none":
+        raise ValueError("pruner= is for sweeps: a model that is kept takes transformers' form, which knows no pruner")
     check_machine(run)
+    for line in evaluation.at_the_door():
+        say(line)
 
     if own.save_every < 0:
         raise ValueError(f"save_every must not be negative, got {own.save_every}")
@@ -154,7 +161,10 @@ def train(words: Sequence[str]) -> None:
 
     out = Path(own.out) if own.out else None
     with listening():
-        say(str(train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every)))
+        kept = train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every, evaluation)
+        for line in scored(read_results(kept)):
+            say(line)
+        say(str(kept))
 
 
 def say(text: str) -> None:

@@ -3,19 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from tefusion.budgets import equal_flops, learning_curves
 from tefusion.caveats import caveats, standard_errors_from_chance
-from tefusion.data.paper import paper_table3, printed
+from tefusion.data.paper import BENCHMARKS, paper_table3, printed
 from tefusion.family import LEVEL, SEEDS, primary_family
 from tefusion.figure import TITLES, matched, method_name, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
+from tefusion.paper.benchmarks import TITLES as BENCHMARK_TITLES
+from tefusion.paper.benchmarks import asked_lines
+from tefusion.paper.benchmarks import scored as benchmark_lines
 from tefusion.resolution import resolution
-from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, table
+from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import NOTHING, count, grid, interval, mean_spread, number, p_value, percent, plural, short
@@ -26,6 +29,7 @@ COMPARED = {
     "over_baseline": "over the baseline (exploratory)",
     "over_same_tokens": "over fewer frames (primary)",
 }  # column of a line: its heading
+OWN = "the run's own"
 MATCHED = {"over_same_tokens": "over the baseline (primary)"}
 
 
@@ -48,15 +52,17 @@ def markdown(
     rows: Sequence[Mapping], lines: Sequence[Mapping] | None = None, paper: bool = False, picture: str | None = None
 ) -> str:
     """The report as GitHub Markdown; `lines` is `table(rows)` where it is at hand already."""
-    lines = table(rows) if lines is None else lines
+    lines, asked = table(rows) if lines is None else lines, asked_lines(rows)
     primary = [line for line in lines if is_primary(line)]
     scored = [row for row in rows if not is_trial(row)]
     sections = [
         ("# Temporal compressors, side by side", _ran(rows)),
         ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
-        ("## What may be claimed", _claims(primary)),
+        ("## What may be claimed", _claims(primary, asked)),
         *_results(primary, paper),
         *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
+        ("## Data-dependent length", _pruned(table(rows, pruned=True))),
+        *_asked(scored, asked, paper),
         *equal_flops(lines),
         *learning_curves(lines),
         ("## The paper's numbers", _paper(lines) if paper else []),
@@ -85,16 +91,22 @@ def _values(rows: Iterable[Mapping], name: str) -> str:
     return ", ".join(str(value) for value in sorted(found, key=lambda value: (str(type(value)), value)))
 
 
-def _claims(lines: Sequence[Mapping]) -> list[str]:
-    """The primary family, corrected as one."""
-    family = primary_family(lines)
+def _claims(lines: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]]) -> list[str]:
+    """The primary family, corrected as one, whatever the questions are."""
+    named = [(OWN, line, lines) for line in lines]
+    named += [(BENCHMARK_TITLES[name], line, own) for name, own in asked.items() for line in own]
+    family = primary_family([line for _, line, _ in named])
     if not family:
         return []
-    heads = ["method", "k", "frames", "difference", "standard error", "p", "Holm's p", "seeds", "verdict"]
+    places = {id(line): (name, own) for name, line, own in named}
+    heads = ["method", *["questions"] * bool(asked), "k", "frames", "difference", "standard error", "p", "Holm's p"]
+    heads += ["seeds", "verdict"]
     body = []
     for one in family:
         line, found = one.line, one.estimate
-        cells = [method_name(line, lines), line["k"], line["n_input"], interval(found), percent(found.stderr)]
+        name, own = places[id(line)]
+        cells = [method_name(line, own), *[name] * bool(asked), line["k"], line["n_input"]]
+        cells += [interval(found), percent(found.stderr)]
         body.append([*cells, p_value(found.p), p_value(one.adjusted), found.seeds, one.verdict])
     text = "The primary family: each method against `none` with its frames divided by k, which leaves the decoder as"
     text += f" many tokens. Holm's correction is over all {plural(len(family), 'comparison')} of this table; a claim"
@@ -105,11 +117,35 @@ def _claims(lines: Sequence[Mapping]) -> list[str]:
 
 
 def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
-    """For each init, a pair of tables for every protocol that was run: fixed input frames, fixed decoder length."""
-    return [section for start, chosen in by_start(lines).items() for section in _protocols(chosen, start, paper)]
+    """For each init, a pair of tables for every protocol that was run."""
+    sections = []
+    for start, title, chosen, compared in _protocols(lines):
+        table = _accuracy(chosen, compared, BENCHMARKS[0] if paper else None)
+        sections += [(f"## Accuracy, {title}{start}", table), (f"## Cost, {title}{start}", _cost(chosen))]
+    return sections
 
 
-def _protocols(lines: Sequence[Mapping], start: str, paper: bool) -> list[tuple[str, list[str]]]:
+def _asked(rows: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]], paper: bool) -> list[tuple[str, list[str]]]:
+    """What was scored, then the tables of every benchmark's own protocols."""
+    sections = [("## Benchmarks", [f"- {line}." for line in benchmark_lines(rows)])] if asked else []
+    for name, lines in asked.items():
+        for start, title, chosen, compared in _protocols(lines):
+            body = _accuracy(chosen, compared, name if paper and name in BENCHMARKS else None)
+            sections.append((f"## {BENCHMARK_TITLES[name]}, {title}{start}", body))
+        for start, chosen in by_start(lines).items():
+            sections.append((f"## Controls, {BENCHMARK_TITLES[name]}{start}", _controls(chosen)))
+    return sections
+
+
+def _protocols(lines: Sequence[Mapping]) -> Iterator[tuple[str, str, Sequence[Mapping], Mapping[str, str]]]:
+    """For each init, fixed input frames and fixed decoder length: the heading's end and title, the lines, and what they
+    are compared with."""
+    for start, chosen in by_start(lines).items():
+        for title, of_it, compared in _of_one_start(chosen):
+            yield start, title, of_it, compared
+
+
+def _of_one_start(lines: Sequence[Mapping]) -> Sequence[tuple[str, Sequence[Mapping], Mapping[str, str]]]:
     methods = [line for line in lines if not parts(line)]
     frames = sorted({line["n_input"] for line in methods if line["by_input"]})
     lengths = sorted({length for line in methods for length in line["n_per_k"]})
@@ -117,27 +153,24 @@ def _protocols(lines: Sequence[Mapping], start: str, paper: bool) -> list[tuple[
     for length in lengths:
         chosen = [line for line in lines if matched(line, length)]
         protocols.append((f"{length}·k input frames: the same number of decoder tokens at every k", chosen, MATCHED))
-    sections = []
-    for title, chosen, compared in protocols:
-        sections.append((f"## Accuracy, {title}{start}", _accuracy(chosen, compared, paper)))
-        sections.append((f"## Cost, {title}{start}", _cost(chosen)))
-    return sections
+    return protocols
 
 
-def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: bool) -> list[str]:
+def _accuracy(lines: Sequence[Mapping], compared: Mapping[str, str], paper: str | None) -> list[str]:
+    """`paper` names the benchmark whose printed numbers stand beside."""
     seeds = sorted({seed for line in lines for seed in line["by_seed"]})
     names = category_order(name for line in lines for name in line["by_category"])
     heads = ["method", "k", "frames", "accuracy", *(f"seed {seed}" for seed in seeds)]
     compared = {name: head for name, head in compared.items() if any(line[name] for line in lines)}
     heads += compared.values()
-    heads += [CATEGORIES.get(name, name) for name in names] + ["paper"] * paper
+    heads += [CATEGORIES.get(name, name) for name in names] + ["paper"] * bool(paper)
     body = []
     for line in lines:
         cells = [method_name(line, lines), line["k"], line["n_input"], mean_spread(line)]
         cells += [percent(line["by_seed"].get(seed)) for seed in seeds]
         cells += [interval(line[name]) for name in compared]
         cells += [percent(line["by_category"].get(name)) for name in names]
-        body.append(cells + [_printed(line)] * paper)
+        body.append([*cells, _printed(line, paper)] if paper else cells)
     return [*grid(heads, body), *_resolution(lines, compared)]
 
 
@@ -185,6 +218,30 @@ def _controls(lines: Sequence[Mapping]) -> list[str]:
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
 
 
+def _pruned(lines: Sequence[Mapping]) -> list[str]:
+    """Runs whose tokens were chosen by content: how many are left is fixed, of which moment is not."""
+    if not lines:
+        return []
+    names = category_order(name for line in lines for name in line["by_category"])
+    heads = [
+        "method",
+        "k",
+        "frames",
+        "pruner",
+        "trained with it",
+        "decoder tokens",
+        "accuracy",
+        COMPARED["over_baseline"],
+    ]
+    body = []
+    for line in lines:
+        with_it = "no" if line["settings"].get("pruned") == "test" else "yes"
+        cells = [line["compressor"], line["k"], line["n_input"], f"`{pruner(line)}`", with_it, line["l_decoder"]]
+        cells += [mean_spread(line), interval(line["over_baseline"])]
+        body.append(cells + [percent(line["by_category"].get(name)) for name in names])
+    return grid(heads + [CATEGORIES.get(name, name) for name in names], body)
+
+
 def _from_chance(line: Mapping) -> str:
     distance = standard_errors_from_chance(line)
     return NOTHING if distance is None else f"{distance:+.1f}"
@@ -218,7 +275,8 @@ def _failed(rows: Sequence[Mapping]) -> list[str]:
 
 def _unreadable(rows: Sequence[Mapping]) -> list[str]:
     """Named once each, with the number of cells that met them."""
-    asked = _counted(rows, "unreadable_videos", "Every question about these counts as wrong:")
+    scores = [score for row in rows for score in (row.get("scores") or {}).values()]
+    asked = _counted([*rows, *scores], "unreadable_videos", "Every question about these counts as wrong:")
     trained = _counted(rows, "unreadable_training_videos", "Left out of training:")
     return [*asked, *([""] if asked and trained else []), *trained]
 
@@ -236,6 +294,7 @@ def _csv(rows: Sequence[Mapping]) -> str:
         shares = {f"accuracy {name}": value for name, value in (row.get("by_category") or {}).items()}
         plain = {name: value for name, value in row.items() if name not in ("by_category", "folder")}
         nested = {name: json.dumps(value) for name, value in plain.items() if isinstance(value, dict | list)}
+        shares |= {f"accuracy on {name}": score["accuracy"] for name, score in (row.get("scores") or {}).items()}
         flat.append({**plain, **nested, **shares})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
@@ -244,6 +303,6 @@ def _csv(rows: Sequence[Mapping]) -> str:
     return text.getvalue()
 
 
-def _printed(line: Mapping) -> str:
-    values = printed(line["compressor"], line["k"], line["n_input"])
+def _printed(line: Mapping, benchmark: str) -> str:
+    values = printed(line["compressor"], line["k"], line["n_input"], benchmark)
     return " / ".join(f"{value:.1f}" for value in values) or NOTHING

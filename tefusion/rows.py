@@ -85,7 +85,9 @@ def _problem(row: object) -> str | None:
         return f"cell {row['id']} lacks {', '.join(missing)}"
     if row["status"] == "failed":
         return None
+    scores = row.get("scores") or {}
     accuracies = {"accuracy": row["accuracy"], **row["by_category"]}
+    accuracies |= {f"accuracy on {name}": score["accuracy"] for name, score in scores.items()}
     for name, value in accuracies.items():
         if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN fails as well
             return f"cell {row['id']}: {name} must lie between 0 and 1, got {value!r}"

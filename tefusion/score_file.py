@@ -110,10 +110,16 @@ def score_file(
     if source.name == "motionbench":
         text.append(official_words(questions, replies))
     if leaderboard:
-        entries = {uid: letter for uid, letter in letters.items() if letter}
-        replace_file(leaderboard, json.dumps(entries, indent=2, ensure_ascii=False).encode())
-        text.append(f"{plural(len(entries), 'answer')} for the leaderboard: {leaderboard}")
+        entries = write_leaderboard(leaderboard, letters)
+        text.append(f"{plural(entries, 'answer')} for the leaderboard: {leaderboard}")
     return "\n".join(text)
+
+
+def write_leaderboard(path: Path, letters: Mapping[str, str | None]) -> int:
+    """{uid: letter} of all that is answered; how many these are."""
+    entries = {uid: letter for uid, letter in letters.items() if letter}
+    replace_file(path, json.dumps(entries, indent=2, ensure_ascii=False).encode())
+    return len(entries)
 
 
 def table(benchmark: Benchmark, marks: Marks) -> str:

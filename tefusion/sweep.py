@@ -11,8 +11,9 @@ from tefusion.config import Run
 from tefusion.data.source import data_folder
 from tefusion.launch import is_first, wait_for_first, world
 from tefusion.ledger import Ledger
+from tefusion.live import live_tables
 from tefusion.lock import locked
-from tefusion.report import live_table, read_results, write_report
+from tefusion.report import read_results, write_report
 from tefusion.rows import is_set_aside, log_of
 from tefusion.stop import Stopped, within
 from tefusion.tasks import Event, Task, run_here
@@ -31,6 +32,7 @@ def sweep(words: Sequence[str]) -> Path:
     home = Path(plans.home)
     out = Path(plans.out) if plans.out else home / plans.budget
     results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
+    at_the_door(cells)
     with within(plans.minutes), locked(results.with_suffix(".lock")) if is_first() else nullcontext():
         if is_first():
             write_data(cells, home)
@@ -46,6 +48,13 @@ def sweep(words: Sequence[str]) -> Path:
     if unfinished:
         raise Stopped(f"{unfinished} of {len(named)} cells are left")
     return out / "report.md"
+
+
+def at_the_door(cells: Sequence[Cell]) -> None:
+    """What the benchmarks lack is said before anything trains; all cells are asked the same."""
+    for line in cells[0].evaluation.at_the_door():
+        if is_first():
+            print(line, flush=True)
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:
@@ -128,7 +137,7 @@ def report(out: Path, named: Mapping[str, Cell], wrote: bool) -> None:
         return
     if wrote or not path.exists():
         write_report(out)
-    Console().print(live_table(rows))
+    Console().print(*live_tables(rows))
     for row in rows:
         if row["id"] in named and is_set_aside(row):
             print(f"set aside after {row['failures']} failures (retry=true tries it again): {label(row)}")

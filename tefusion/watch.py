@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tefusion.live import apart, live_table
+from tefusion.live import apart, live_tables
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Watcher:
         self.rows.append(row)
         self.cells += 1
         if self.lines:
-            accuracy = f"{100 * row['accuracy']:.1f} %" if row["status"] == "done" else f"failed: {row['reason']}"
+            accuracy = accuracies(row) if row["status"] == "done" else f"failed: {row['reason']}"
             self.say(f"{label(row)}: {accuracy} ({self.left()})")
 
     def left(self) -> str:
@@ -58,7 +58,7 @@ class Watcher:
     def table(self) -> Any:
         from rich.console import Group
 
-        return Group(live_table(self.rows, self.pending.values()), "", *self.running.values(), self.left())
+        return Group(*live_tables(self.rows, self.pending.values()), "", *self.running.values(), self.left())
 
 
 def step(value: Mapping) -> str:
@@ -67,6 +67,11 @@ def step(value: Mapping) -> str:
     if "answered" in value:
         return f"{value['answered']}/{value['questions']} questions answered"
     return f"step {value['step']}/{value['steps']}, loss {value['loss']:.3f}, accuracy {100 * value['accuracy']:.0f} %"
+
+
+def accuracies(row: Mapping) -> str:
+    asked = [f"{name} {100 * score['accuracy']:.1f} %" for name, score in (row.get("scores") or {}).items()]
+    return ", ".join([f"{100 * row['accuracy']:.1f} %", *asked])
 
 
 def label(row: Mapping) -> str:

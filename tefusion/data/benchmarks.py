@@ -1,7 +1,7 @@
 """The benchmarks by name: how each is read, and what its headline is. `motionbench:<folder>` names one on disk."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,11 @@ def parse_sources(key: str, words: str) -> list[Source]:
     if len({source.name for source in sources}) < len(sources):
         raise ValueError(f"{key} names one benchmark twice: {brief(words)}")
     return sources
+
+
+def missing(questions: Iterable[Question]) -> list[Path]:
+    """The videos that are not there, each once."""
+    return [video for video in dict.fromkeys(question.video for question in questions) if not video.exists()]
 
 
 def chosen(questions: Sequence[Question], limit: int = 0, subset: int = 0, seed: int = 0) -> list[Question]:
