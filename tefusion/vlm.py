@@ -122,7 +122,7 @@ class VLM(nn.Module):
         return self.encoder.tokens_out(frames, height, width) + 2 * self.encoder.groups(frames)
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return text_ids(self.tokenizer, text)
 
     def encode(
         self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], seconds: Seconds = None
@@ -170,6 +170,11 @@ class VLM(nn.Module):
             logits_to_keep=keep,
             use_cache=False,
         ).logits
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """A question is text throughout, whatever names of tokens it holds."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def blocks(
