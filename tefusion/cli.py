@@ -147,6 +147,8 @@ def train(words: Sequence[str]) -> None:
 
     run, own, evaluation = single_run(words, Train, Evaluation)
     run = replace(run, data=long_enough(run.data, run.n_input))
+    if run.pruner != "none":
+        raise ValueError("pruner= is for sweeps: a model that is kept takes transformers' form, which knows no pruner")
     check_machine(run)
     for line in door(evaluation, [run] if evaluation.eval else []):
         say(line)

@@ -11,8 +11,9 @@ from tefusion.config import Run
 from tefusion.data.source import data_folder
 from tefusion.launch import is_first, wait_for_first, world
 from tefusion.ledger import Ledger
+from tefusion.live import live_tables
 from tefusion.lock import locked
-from tefusion.report import live_table, read_results, write_report
+from tefusion.report import read_results, write_report
 from tefusion.rows import is_set_aside, log_of
 from tefusion.stop import Stopped, within
 from tefusion.tasks import Event, Task, run_here
@@ -139,7 +140,7 @@ def report(out: Path, named: Mapping[str, Cell], wrote: bool) -> None:
         return
     if wrote or not path.exists():
         write_report(out)
-    Console().print(live_table(rows))
+    Console().print(*live_tables(rows))
     for row in rows:
         if row["id"] in named and is_set_aside(row):
             print(f"set aside after {row['failures']} failures (retry=true tries it again): {label(row)}")

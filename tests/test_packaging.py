@@ -92,9 +92,10 @@ def test_every_import_of_the_package_is_declared():
     assert undeclared(modules, [*REQUIRED, *OPTIONAL]) == set()
 
 
-def test_every_import_of_tests_and_benchmarks_is_declared():
-    own = {path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
-    modules = third_party(ROOT / "tests") | third_party(ROOT / "benchmarks")
+def test_every_import_beside_the_package_is_declared():
+    folders = [ROOT / name for name in ("tests", "benchmarks", "examples")]
+    own = {path.stem for folder in folders for path in folder.glob("*.py")}
+    modules = set[str]().union(*map(third_party, folders))
     assert undeclared(modules - own - PYTESTS, [*REQUIRED, *DEV, *OPTIONAL]) == set()
 
 
