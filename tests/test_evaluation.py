@@ -149,7 +149,7 @@ def test_a_benchmark_that_cannot_be_read_or_scored_is_refused_before_anything_tr
     assert not (tmp_path / "home").exists()
 
 
-def test_a_question_that_the_context_cannot_hold_is_refused_before_anything_trains(benches, tmp_path, capsys):
+def test_a_question_that_the_context_cannot_hold_is_refused_before_anything_trains(benches, clips, tmp_path, capsys):
     from transformers import LlamaConfig
 
     from tefusion.tokenizer import byte_level_tokenizer
@@ -165,7 +165,7 @@ def test_a_question_that_the_context_cannot_hold_is_refused_before_anything_trai
     assert door(one, [run, replace(run, seed=1)]) == []
     LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=video + longest + 15).save_pretrained(tmp_path)
     words = [f"eval=lvbench:{benches['lvbench']}", "prompt=paper", "compressor=te_fusion", "k=2", "n_input=4"]
-    words += [f"decoder={tmp_path}", "encoder=tiny", f"home={tmp_path / 'home'}"]
+    words += [f"decoder={tmp_path}", "encoder=tiny", f"home={tmp_path / 'home'}", f"data={clips}", "steps=1", "batch=2"]
     for command, more in (("sweep", ["controls=false"]), ("train", [])):
         assert cli.run(command, [*words, *more]) == 2
         said = capsys.readouterr().err
