@@ -88,10 +88,13 @@ class Turn:
 
 
 def at_the_door(cells: Sequence[Cell]) -> None:
-    """What the benchmarks lack is said before anything trains; all cells are asked the same."""
-    for line in cells[0].evaluation.at_the_door():
-        if is_first():
-            print(line, flush=True)
+    """What the benchmarks lack is said before anything trains."""
+    for evaluation in dict.fromkeys(cell.evaluation for cell in cells if cell.evaluation.eval):
+        from tefusion.exam import door
+
+        for line in door(evaluation, [cell.run for cell in cells if cell.evaluation == evaluation]):
+            if is_first():
+                print(line, flush=True)
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:
