@@ -83,6 +83,8 @@ class VideoLanguageModel(nn.Module):
         seconds = torch.arange(video.shape[1], device=video.device) / 8  # when each frame is shown
         clip = Clip(*GRID, seconds=seconds.expand(len(video), -1))
         x = self.compressor.pixels(video)  # before the encoder
+        if x.shape[-2:] != video.shape[-2:]:
+            raise ValueError("this method shows frames of another size, for which this tower has no places")
         s = x.shape[1]
         x = self.patches(x.flatten(0, 1)).flatten(2).transpose(1, 2) + self.places
         x = rearrange(x, "(b s) n d -> b s n d", s=s)

@@ -80,7 +80,8 @@ def untrained(name: str, k: int, config: SiglipVisionConfig, side: int) -> Compr
     """A compressor that needs no training: without maps over several frames or weights that are drawn."""
     sizes = {"width": config.hidden_size, "embed_dim": config.hidden_size, "grid": (side, side)}
     compressor = create_compressor(name, k=k, depth=config.num_hidden_layers, heads=config.num_attention_heads, **sizes)
-    if compressor.in_frames > 1 or compressor.out_frames > 1 or compressor.adds_module or compressor.owns_merge:
+    own = compressor.in_frames > 1 or compressor.out_frames > 1 or compressor.adds_module or compressor.owns_merge
+    if own or compressor.control:
         raise ValueError(f"{name} has to be trained first; te_fusion:readout=mean, te_pyramid, tome_clip need not")
     return compressor
 

@@ -205,10 +205,10 @@ def group(
     methods: list[str], k: int, settings: dict[str, Any], plain: int, controls: bool
 ) -> Iterator[tuple[Run, str]]:
     """The methods at one k, the baseline over `plain` frames, and the controls that cost the decoder no more."""
-    alone = Run(**settings | {"compressor": "none", "k": 1})
+    alone = Run(**settings | {"compressor": "none", "k": 1, "pruner": "none"})
     for method in methods:
         if method == "none":
-            yield replace(alone, n_input=plain), ""
+            yield Run(**settings | {"compressor": "none", "k": 1, "n_input": plain}), ""
         elif not method_of(method).control:
             yield Run(**settings | {"compressor": method, "k": k}), ""
         elif method in (found := plain_runs(alone, k)):

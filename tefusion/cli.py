@@ -143,13 +143,16 @@ def train(words: Sequence[str]) -> None:
     from tefusion.cells import check_machine
     from tefusion.data.motion_sets import long_enough
     from tefusion.evaluation import Evaluation
+    from tefusion.exam import door
     from tefusion.paper.benchmarks import scored
     from tefusion.rows import read_results
 
     run, own, evaluation = single_run(words, Train, Evaluation)
     run = replace(run, data=long_enough(run.data, run.n_input))
+    if run.pruner != "none":
+        raise ValueError("pruner= is for sweeps: a model that is kept takes transformers' form, which knows no pruner")
     check_machine(run)
-    for line in evaluation.at_the_door():
+    for line in door(evaluation, [run] if evaluation.eval else []):
         say(line)
 
     if own.save_every < 0:

@@ -12,7 +12,7 @@ from tefusion.estimate import Estimate
 from tefusion.family import SEEDS
 from tefusion.permutation import mcnemar, sign_flip
 from tefusion.resolution import resolution
-from tefusion.results import Marks, is_trial, marks_of, parts, read_marks
+from tefusion.results import Marks, is_trial, marks_of, parts, pruner, read_marks
 from tefusion.rows import read_results
 from tefusion.two_way import paired
 from tefusion.wording import p_value, percent, plural
@@ -70,12 +70,14 @@ def side(word: str, out: Path) -> Side:
 
 
 def of_method(word: str, rows: Sequence[Mapping]) -> list[Mapping]:
-    """Rows of compressor:k, without the controls, or of compressor:k:n_input, whatever else they serve as. A compressor
-    comes with its options."""
+    """Rows of compressor:k, without the controls, or of compressor:k:n_input, whatever else they serve as; none with a
+    pruner. A compressor comes with its options."""
     match = re.fullmatch(r"(\w+(?::\w+=[^:]+)*):(\d{1,9})(?::(\d{1,9}))?", word, re.ASCII)
     if not match:
         return []
-    found = [row for row in rows if (row["compressor"], row["k"]) == (match[1], int(match[2])) and not is_trial(row)]
+    named = match[1], int(match[2])
+    found = [row for row in rows if (row["compressor"], row["k"]) == named]
+    found = [row for row in found if pruner(row) == "none" and not is_trial(row)]
     if match[3]:
         return [row for row in found if row["n_input"] == int(match[3]) and "lower_resolution" not in parts(row)]
     return [row for row in found if not parts(row)]

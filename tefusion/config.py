@@ -28,6 +28,8 @@ class Run:
     init: str = "image"  # image: start from the image stage; scratch: from random weights
     position_std: float = 0.5  # spread of learned temporal positions at the start
     freeze: str = "none"
+    pruner: str = "none"  # what of a video's tokens the decoder sees: then their number a group depends on the video
+    pruned: str = "always"  # test: only where questions are answered, behind a training that saw all tokens
     # the data
     data: str = "motion"
     split: str = "test"  # which questions are scored
@@ -57,10 +59,14 @@ class Run:
             check_type(name, getattr(self, name), kind)
         if ":" in self.compressor:  # a method with options has one spelling, so that equal runs have equal names
             object.__setattr__(self, "compressor", with_options(self.compressor))
+        if self.pruner != "none":
+            object.__setattr__(self, "pruner", pruner(self.pruner))
         if self.equal != "samples":
             object.__setattr__(self, "equal", with_reference(self.equal, self.n_input, self.size))
         for name, valid in CHOICES.items():
             choose(name, getattr(self, name), valid)
+        if self.pruner == "none":
+            object.__setattr__(self, "pruned", "always")
         for name in ("k", "steps", "times", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -88,6 +94,13 @@ def with_options(compressor: str) -> str:
     return one_spelling(compressor)
 
 
+def pruner(word: str) -> str:
+    """Raises ValueError on one that cannot be."""
+    from tefusion.pruners import one_spelling
+
+    return one_spelling(word)
+
+
 def with_reference(equal: str, n_input: int, size: str) -> str:
     """`flops` alone means the baseline with the run's own frames and size; a reference without a size has the run's."""
     match = re.fullmatch(r"flops(?::(\w+(?::\w+=[^:]+)*):(\d{1,9}):(\d{1,9})(?::(\d+(?:x\d+)?))?)?", equal, re.ASCII)
@@ -105,6 +118,7 @@ FLOATS = ("position_std", "final_lr", "weight_decay", "muon_decay", "auxiliary")
 CHOICES = {
     "init": ("image", "scratch"),
     "freeze": ("none", "encoder", "decoder", "all_but_compressor"),
+    "pruned": ("always", "test"),
     "split": ("dev", "test"),
     "optimizer": ("muon", "adamw"),
     "precision": ("no", "bf16", "fp16"),

@@ -41,7 +41,7 @@ def count(run: Run) -> dict[str, int]:
         flops["compressor_flops"], _ = counted(lambda: vlm.encoder.project(features))
     flops["prefill_flops"], _ = counted(lambda: prefill(vlm, text))
     return {
-        "l_decoder": run.n_input and vlm.encoder.tokens_out(run.n_input, height, width),
+        "l_decoder": run.n_input and vlm.embeds_out(run.n_input, height, width),
         "params": sum(p.numel() for p in vlm.parameters()),
         "encoder_params": sum(p.numel() for p in vlm.encoder.parameters()),
         "compressor_params": sum(p.numel() for p in vlm.encoder.compressor.parameters()),

@@ -1,6 +1,6 @@
 """What the zoo holds and what a run would cost, as text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tefusion.config import Run
@@ -55,9 +55,11 @@ def describe_run(run: Run, device: str | None = None) -> str:
 
     cost, spent = count(run), effort(run)
     plain = count(Run(compressor="none", k=1, n_input=run.n_input, size=run.size, encoder=run.encoder))
-    tokens = (
-        f"{cost['l_decoder']} ({run.n_input // run.k} groups of {cost['l_decoder'] * run.k // max(1, run.n_input)})"
-    )
+    groups, left = run.n_input // run.k, cost["l_decoder"]
+    tokens = f"{left} ({groups} groups of {left // max(1, groups)})"
+    if run.pruner != "none":
+        whole = count(replace(run, pruner="none"))["l_decoder"]
+        tokens = f"{left} of the {whole} of {groups} groups, chosen by {run.pruner}"
     rows = [
         ("compressor", f"{run.compressor}, k = {run.k}, {method_of(run.compressor).stage} the encoder"),
         ("frames", f"{run.n_input} at {run.size} px"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tefusion.config import Run
-from tefusion.results import mean, method_order, parts
+from tefusion.results import mean, method_order, parts, pruner
 from tefusion.score import CATEGORIES, category_order
 from tefusion.wording import number, percent
 
@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = ()) -> "Table":
-    """A line a method and ratio; `pending` cells carry at least compressor, k and control.
+def live_tables(rows: Iterable[Mapping], pending: Iterable[Mapping] = ()) -> list["Table"]:
+    """That of fixed lengths, and behind it one of what was pruned, where there is any."""
+    found = list(rows), list(pending)
+    any_pruned = any(pruner(row) != "none" for part in found for row in part)
+    return [live_table(*found, pruned=pruned) for pruned in (False, True)[: 1 + any_pruned]]
+
+
+def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = (), pruned: bool = False) -> "Table":
+    """A line a method and ratio; `pending` cells carry at least compressor, k and control. Runs with a pruner are in
+    no table but their own.
 
     Reads no answers, so that it can be drawn after every cell.
     """
     from rich.table import Table
 
-    cells = sorted([*rows, *({"status": "pending", **cell} for cell in pending)], key=method_order)
+    found = [*rows, *({"status": "pending", **cell} for cell in pending)]
+    cells = sorted((cell for cell in found if (pruner(cell) != "none") == pruned), key=method_order)
     names = category_order(name for row in cells for name in row.get("by_category") or ())
     view = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     view.add_column("method", no_wrap=True)
@@ -48,13 +57,15 @@ def _name(cell: Mapping) -> str:
 
 
 def apart(cell: Mapping) -> str:
-    """What sets a cell apart from one that is trained as by default."""
+    """What sets a cell apart from one that is trained as by default, a pruner included."""
     run = asdict(Run()) | (cell.get("settings") or {})
     said = {
         f"{run['times']}x": run["times"] != Run.times,
         "= FLOPs": run["equal"] != Run.equal,
         run["init"]: run["init"] != Run.init,
         f"lr x {run['lr_scale']:g}": run["lr_scale"] != Run.lr_scale,
+        pruner(cell): pruner(cell) != "none",
+        "(test)": pruner(cell) != "none" and run.get("pruned") == "test",
     }
     return "".join(f" {words}" for words, differs in said.items() if differs)
 

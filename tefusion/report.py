@@ -18,7 +18,7 @@ from tefusion.paper.benchmarks import TITLES as BENCHMARK_TITLES
 from tefusion.paper.benchmarks import asked_lines
 from tefusion.paper.benchmarks import scored as benchmark_lines
 from tefusion.resolution import resolution
-from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, table
+from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
 from tefusion.tuning import learning_rates
@@ -62,6 +62,7 @@ def markdown(
         ("## What may be claimed", _claims(primary, asked)),
         *_results(primary, paper),
         *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
+        ("## Data-dependent length", _pruned(table(rows, pruned=True))),
         *_asked(scored, asked, paper),
         *equal_flops(lines),
         *learning_curves(lines),
@@ -220,6 +221,30 @@ def _controls(lines: Sequence[Mapping]) -> list[str]:
         cells += [percent(line["chance"]), _from_chance(line)]
         body.append(cells + [percent(line["by_category"].get(name)) for name in names])
     return grid(heads + [CATEGORIES.get(name, name) for name in names], body) if chosen else []
+
+
+def _pruned(lines: Sequence[Mapping]) -> list[str]:
+    """Runs whose tokens were chosen by content: how many are left is fixed, of which moment is not."""
+    if not lines:
+        return []
+    names = category_order(name for line in lines for name in line["by_category"])
+    heads = [
+        "method",
+        "k",
+        "frames",
+        "pruner",
+        "trained with it",
+        "decoder tokens",
+        "accuracy",
+        COMPARED["over_baseline"],
+    ]
+    body = []
+    for line in lines:
+        with_it = "no" if line["settings"].get("pruned") == "test" else "yes"
+        cells = [line["compressor"], line["k"], line["n_input"], f"`{pruner(line)}`", with_it, line["l_decoder"]]
+        cells += [mean_spread(line), interval(line["over_baseline"])]
+        body.append(cells + [percent(line["by_category"].get(name)) for name in names])
+    return grid(heads + [CATEGORIES.get(name, name) for name in names], body)
 
 
 def _from_chance(line: Mapping) -> str:

@@ -75,6 +75,11 @@ def lengths(row: Mapping) -> Sequence[int]:
     return [found] if isinstance(found, int) else found
 
 
+def pruner(row: Mapping) -> str:
+    """What chose among a row's tokens; "none" where every group has as many."""
+    return (row.get("settings") or {}).get("pruner", "none")
+
+
 def method_order(row: Mapping) -> tuple:
     """Sorts the baseline first, then the paper's methods, then others by name; controls last."""
     control = [CONTROLS.index(part) if part in CONTROLS else len(CONTROLS) for part in parts(row)]
@@ -84,8 +89,10 @@ def method_order(row: Mapping) -> tuple:
     return (min(control, default=-1), row.get("n_input", 0), place, name, row["k"], row.get("l_decoder", 0))
 
 
-def table(rows: Iterable[Mapping]) -> list[dict]:
-    """One line a setting: its done rows over all seeds, controls included, trials left out, costs averaged.
+def table(rows: Iterable[Mapping], pruned: bool = False) -> list[dict]:
+    """One line a setting: its done rows over all seeds, controls included, trials left out, costs averaged. Those of
+    runs with a pruner are in no table but their own (`pruned`): the length that the decoder sees of a moment depends
+    on the video there.
 
     Besides the settings, a line holds `by_seed`, `accuracy` (their mean), `spread` (standard deviation over seeds),
     `stderr` (questions only, clustered), `error` (of the mean: seeds and questions), `chance`, `by_category`, and two
@@ -103,7 +110,7 @@ def table(rows: Iterable[Mapping]) -> list[dict]:
         line["over_baseline"] = base and difference(line, base)
         line["over_same_tokens"] = short and difference(line, short)
         line["unpaired"] = bool((base and not line["over_baseline"]) or (short and not line["over_same_tokens"]))
-    return sorted(lines, key=method_order)
+    return sorted((line for line in lines if (pruner(line) != "none") == pruned), key=method_order)
 
 
 def _key(row: Mapping) -> tuple:
@@ -197,14 +204,14 @@ def _baseline(line: Mapping, lines: Sequence[Mapping]) -> Mapping | None:
 
 def _same_tokens(line: Mapping, lines: Sequence[Mapping]) -> Mapping | None:
     """The uncompressed run with fewer frames that leaves the decoder as many tokens."""
-    if parts(line) or line["k"] == 1:
+    if parts(line) or line["k"] == 1 or pruner(line) != "none":
         return None
     same = [other for other in lines if _plain(other) and _agree(line, other, "l_decoder", "size")]
     return _nearest(line, [other for other in same if parts(other) <= {"one_frame", "fewer_frames"}])
 
 
 def _plain(line: Mapping) -> bool:
-    return line["compressor"] == "none" and line["k"] == 1
+    return line["compressor"] == "none" and line["k"] == 1 and pruner(line) == "none"
 
 
 def _agree(line: Mapping, other: Mapping, *names: str) -> bool:
@@ -214,11 +221,15 @@ def _agree(line: Mapping, other: Mapping, *names: str) -> bool:
 
 def _nearest(line: Mapping, candidates: list[Mapping]) -> Mapping | None:
     """The candidate with the same further settings, else with its own tuned learning rate, else the only one there is
-    (it may not know a method's axis)."""
-    same = [other for other in candidates if other["settings"] == line["settings"]]
+    (it may not know a method's axis). A pruner is no further setting."""
+    same = [other for other in candidates if _unpruned(other) == _unpruned(line)]
     tuned = [other for other in candidates if _untuned(other) == _untuned(line)]
     return next((found[0] for found in (same[:1], tuned, candidates) if len(found) == 1), None)
 
 
+def _unpruned(line: Mapping) -> dict:
+    return {name: value for name, value in line["settings"].items() if name not in ("pruner", "pruned")}
+
+
 def _untuned(line: Mapping) -> dict:
-    return {name: value for name, value in line["settings"].items() if name != "lr_scale"}
+    return {name: value for name, value in _unpruned(line).items() if name != "lr_scale"}

@@ -12,8 +12,9 @@ from tefusion.config import Run
 from tefusion.data.source import data_folder
 from tefusion.launch import is_first, wait_for_first, world
 from tefusion.ledger import Ledger
+from tefusion.live import live_tables
 from tefusion.lock import locked
-from tefusion.report import live_table, read_results, write_report
+from tefusion.report import read_results, write_report
 from tefusion.results import is_trial
 from tefusion.rows import PATIENCE, is_over, is_set_aside, log_of
 from tefusion.stop import Stopped, within
@@ -87,10 +88,13 @@ class Turn:
 
 
 def at_the_door(cells: Sequence[Cell]) -> None:
-    """What the benchmarks lack is said before anything trains; all cells are asked the same."""
-    for line in cells[0].evaluation.at_the_door():
-        if is_first():
-            print(line, flush=True)
+    """What the benchmarks lack is said before anything trains."""
+    for evaluation in dict.fromkeys(cell.evaluation for cell in cells if cell.evaluation.eval):
+        from tefusion.exam import door
+
+        for line in door(evaluation, [cell.run for cell in cells if cell.evaluation == evaluation]):
+            if is_first():
+                print(line, flush=True)
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:
@@ -179,7 +183,7 @@ def report(out: Path, turns: Sequence[Turn]) -> None:
         return
     if any(turn.wrote for turn in turns) or not path.exists():
         write_report(out)
-    Console().print(live_table([row for row in rows if not is_trial(row)]))
+    Console().print(*live_tables([row for row in rows if not is_trial(row)]))
     for row in rows:
         if is_set_aside(row) and any(row["id"] in turn.named for turn in turns):
             print(f"set aside after {row['failures']} failures (retry=true tries it again): {label(row)}")

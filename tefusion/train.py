@@ -25,6 +25,7 @@ from tefusion.frame_cache import FrameCache
 from tefusion.launch import gather, join
 from tefusion.objective import VideoObjective
 from tefusion.optim import freeze
+from tefusion.pruners import create_pruner
 from tefusion.stop import leave_to_parent
 from tefusion.tokenizer import byte_level_tokenizer
 from tefusion.training import Training, fit
@@ -42,7 +43,7 @@ def create_vlm(run: Run) -> VLM:
     width = decoder.get_input_embeddings().embedding_dim
     options = {name: getattr(run, name) for name in options_of(run.compressor) if hasattr(run, name)}
     encoder = create_video_encoder(run.encoder, run.compressor, run.k, embed_dim=width, **options)
-    return VLM(encoder, decoder, load_tokenizer(run.decoder))
+    return VLM(encoder, decoder, load_tokenizer(run.decoder), create_pruner(run.pruner), run.pruned == "always")
 
 
 def load_tokenizer(decoder: str):

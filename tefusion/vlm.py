@@ -15,6 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from tefusion.pruners import Pruner
 from tefusion.vision import VideoEncoder, pixels
 
 Seconds = Sequence[Float[Tensor, " _t"] | None] | None  # when the frames of each video are shown; None: unknown
@@ -56,9 +57,18 @@ def stacked(seconds: Seconds, device: torch.device) -> Float[Tensor, "b t"] | No
 class VLM(nn.Module):
     decoder: Any  # nn.Module does not know what every decoder of transformers can do
 
-    def __init__(self, encoder: VideoEncoder, decoder: nn.Module, tokenizer):
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        decoder: nn.Module,
+        tokenizer,
+        pruner: Pruner | None = None,
+        prunes_training: bool = True,
+    ):
+        """Without `prunes_training` the pruner acts in eval() alone."""
         super().__init__()
         self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
+        self.pruner, self.prunes_training = pruner or Pruner(), prunes_training
         width = self.decoder.get_input_embeddings().embedding_dim
         self.boi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
         self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
@@ -119,10 +129,15 @@ class VLM(nn.Module):
 
     def tokens_out(self, frames: int, height: int, width: int) -> int:
         """Decoder positions that a video costs, boi and eoi of every group included."""
-        return self.encoder.tokens_out(frames, height, width) + 2 * self.encoder.groups(frames)
+        return self.embeds_out(frames, height, width) + 2 * self.encoder.groups(frames)
+
+    def embeds_out(self, frames: int, height: int, width: int) -> int:
+        """Without boi and eoi: what the pruner leaves."""
+        groups = self.encoder.groups(frames)
+        return self.pruner.tokens_out(groups, self.encoder.tokens_out(frames, height, width) // groups)
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return text_ids(self.tokenizer, text)
 
     def encode(
         self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], seconds: Seconds = None
@@ -146,8 +161,11 @@ class VLM(nn.Module):
         ids = torch.tensor(list(chain(*texts)), dtype=torch.long, device=device)
         text_embeds = self.decoder.get_input_embeddings()(ids)
         rows, positions = [], []
+        pruner = self.pruner if self.prunes_training or not self.training else Pruner()
         for embed, text in zip(embeds, text_embeds.split([len(t) for t in texts]), strict=True):
-            block, place = blocks(embed.to(text.dtype), self.boi, self.eoi) if embed is not None else (text[:0], [])
+            block, place = (text[:0], list[int]())
+            if embed is not None:
+                block, place = pruner.prune(embed, *blocks(embed.to(text.dtype), self.boi, self.eoi))
             start = place[-1] + 1 if place else 0
             rows.append(torch.cat([block, text]))
             positions.append(place + list(range(start, start + len(text))))
@@ -170,6 +188,11 @@ class VLM(nn.Module):
             logits_to_keep=keep,
             use_cache=False,
         ).logits
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """A question is text throughout, whatever names of tokens it holds."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def blocks(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tefusion.live import apart, live_table
+from tefusion.live import apart, live_tables
 from tefusion.results import is_trial
 
 
@@ -59,7 +59,7 @@ class Watcher:
     def table(self) -> Any:
         from rich.console import Group
 
-        return Group(live_table(self.rows, self.pending.values()), "", *self.running.values(), self.left())
+        return Group(*live_tables(self.rows, self.pending.values()), "", *self.running.values(), self.left())
 
 
 def step(value: Mapping) -> str:

@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "compressors": {"compressors", "encoders.inflate", "kernels", "choices"},
     "projector.py": {"encoders.inflate", "kernels"},
     "vision.py": {"compressors", "encoders", "projector", "choices"},
-    "vlm.py": {"vision"},
+    "pruners": {"pruners", "compressors.options"},
+    "vlm.py": {"vision", "pruners"},
 }
 ROOT = Path(tefusion.__file__).parent
 

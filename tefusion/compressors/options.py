@@ -1,11 +1,10 @@
-"""A method and its options as one word: te_fusion:readout=mean:temporal_position=sincos."""
+"""A method and its options as one word: te_fusion:readout=mean:temporal_position=sincos. Pruners are named so too."""
 
 import inspect
 import re
 from collections.abc import Mapping
 
 from tefusion.choices import brief, nearest
-from tefusion.compressors.base import Compressor
 
 SIZES = ("width", "embed_dim", "depth", "heads", "grid")  # of the neighbours, for the methods that ask
 WRITTEN = {
@@ -16,18 +15,18 @@ WRITTEN = {
 }
 
 
-def defaults(method: type[Compressor]) -> dict[str, object]:
+def defaults(method: type) -> dict[str, object]:
     """A method's own settings, in the order of its constructor."""
     parameters = inspect.signature(method).parameters
     return {name: p.default for name, p in parameters.items() if name not in ("k", *SIZES)}
 
 
-def split(word: str, methods: Mapping[str, type[Compressor]]) -> tuple[str, dict[str, object]]:
+def split(word: str, methods: Mapping[str, type], kind: str = "compressor") -> tuple[str, dict[str, object]]:
     """The method's name and the options that the word sets, typed by their defaults. Raises ValueError with one line
     on an unknown name or option, one that comes twice, and a value of the wrong type."""
     name, *settings = word.split(":")
     if name not in methods:
-        raise ValueError(f"compressor {brief(name)} is unknown{nearest(name, methods)}")
+        raise ValueError(f"{kind} {brief(name)} is unknown{nearest(name, methods)}")
     known, options = defaults(methods[name]), {}
     for setting in settings:
         option, equals, value = setting.partition("=")
@@ -52,10 +51,10 @@ def typed(name: str, option: str, value: str, kind: type) -> object:
     return value == "true" if kind is bool else kind(value)
 
 
-def spelled(word: str, methods: Mapping[str, type[Compressor]]) -> str:
+def spelled(word: str, methods: Mapping[str, type], kind: str = "compressor") -> str:
     """The one spelling of a method: options at their defaults are left out, the others come in the constructor's
     order."""
-    name, options = split(word, methods)
+    name, options = split(word, methods, kind)
     changed = [
         (option, options[option])
         for option, value in defaults(methods[name]).items()
