@@ -124,7 +124,7 @@ def megabytes(size: int) -> str:
 
 
 def scaled(flops: int) -> str:
-    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if flops >= size:
             return f"{flops / size:.3g} {unit}FLOP"
     return f"{flops} FLOP"

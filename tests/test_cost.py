@@ -178,10 +178,11 @@ def test_the_zoos_table_has_a_line_for_each_method():
 
 
 def test_flops_are_scaled():
-    assert [scaled(f) for f in (12, 1.5e6, 2e9, 3.25e12, 7e15)] == [
+    assert [scaled(f) for f in (12, 1.5e6, 2e9, 3.25e12, 7e15, 8.5e20)] == [
         "12 FLOP",
         "1.5 MFLOP",
         "2 GFLOP",
         "3.25 TFLOP",
         "7 PFLOP",
+        "850 EFLOP",
     ]
