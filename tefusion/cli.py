@@ -94,6 +94,8 @@ def single_run(words: Sequence[str], *beside: type) -> tuple[Any, ...]:
     values = one_each(parse(words, Run, *beside, whole=["eval"]), fields(Run, *beside))
     own, *more = (schema(**{key: values.pop(key) for key in fields(schema) if key in values}) for schema in beside)
     choose("recipe", own.recipe, RECIPES)
+    if own.recipe == "tuned":
+        raise ValueError("recipe=tuned is a sweep's: one run has nothing to choose from; lr_scale= sets its rates")
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
     check(reference_of(run))
@@ -141,6 +143,7 @@ def train(words: Sequence[str]) -> None:
     from tefusion.cells import check_machine
     from tefusion.data.motion_sets import long_enough
     from tefusion.evaluation import Evaluation
+    from tefusion.exam import door
     from tefusion.paper.benchmarks import scored
     from tefusion.rows import read_results
 
@@ -149,7 +152,7 @@ def train(words: Sequence[str]) -> None:
     if run.pruner != "none":
         raise ValueError("pruner= is for sweeps: a model that is kept takes transformers' form, which knows no pruner")
     check_machine(run)
-    for line in evaluation.at_the_door():
+    for line in door(evaluation, [run] if evaluation.eval else []):
         say(line)
 
     if own.save_every < 0:

@@ -58,16 +58,23 @@ def decoder_config(name: str):
     )
 
 
+def config_of(name: str):
+    """That of a preset, or of the folder `name`."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name, trust_remote_code=False) if Path(name).is_dir() else decoder_config(name)
+
+
 def create_decoder(name: str):
     """A fresh decoder of a preset, or the one that lies in the folder `name` (config.json, safetensors), of which no
     code is run. Raises ValueError in one line where the folder holds none, or not all of it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if not Path(name).is_dir():
         return AutoModelForCausalLM.from_config(decoder_config(name))
     try:
         if torch.get_default_device().type == "meta":
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+            return AutoModelForCausalLM.from_config(config_of(name))
         made: Any = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )

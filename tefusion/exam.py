@@ -1,14 +1,17 @@
 """A trained model sits a benchmark: what it replies, what that is worth, and the files that keep both."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tefusion.config import Run
+from tefusion.cost import count
 from tefusion.data.benchmarks import Source
 from tefusion.data.question import Question
+from tefusion.decoder import config_of
 from tefusion.evaluate import Read, Reply, ask_questions, length, marked, respond
 from tefusion.evaluation import Evaluation
 from tefusion.files import replace_file
@@ -17,14 +20,40 @@ from tefusion.launch import is_first
 from tefusion.replies import PARSERS, is_word
 from tefusion.score import write_answers
 from tefusion.score_file import mark, write_leaderboard
-from tefusion.train import reader
+from tefusion.train import load_tokenizer, reader
 from tefusion.video import Decoded, parse_size
-from tefusion.vlm import VLM
+from tefusion.vlm import VLM, check_length, text_ids
 
 
 @lru_cache(maxsize=4)
 def questions_of(evaluation: Evaluation, source: Source) -> list[Question]:
     return evaluation.questions(source)
+
+
+def door(evaluation: Evaluation, runs: Iterable[Run]) -> list[str]:
+    """Before anything trains: a line for each benchmark that lacks videos. Raises ValueError where one cannot be asked
+    or scored."""
+    said = evaluation.at_the_door()
+    check_room(evaluation, runs)
+    return said
+
+
+def check_room(evaluation: Evaluation, runs: Iterable[Run]) -> None:
+    """Raises ValueError where a question does not fit into the context of a run's decoder."""
+    asked: dict[str, list[Run]] = {}
+    for run in dict.fromkeys(replace(run, seed=0) for run in runs):
+        asked.setdefault(run.decoder, []).append(run)
+    for decoder, of_it in asked.items():
+        tokenizer, config = load_tokenizer(decoder), config_of(decoder)
+        video = max(count(run)["l_decoder"] + 2 * run.n_input // run.k for run in of_it)
+        for source in evaluation.sources():
+            words = evaluation.words(source)
+            longest = max(len(text_ids(tokenizer, words.text(q))) for q in questions_of(evaluation, source))
+            try:
+                check_length(config, video + longest + words.tokens)
+            except ValueError as error:
+                parts = f"{video} of video, {longest} of the longest question, {words.tokens} of the reply"
+                raise ValueError(f"eval: {source.name} with decoder={decoder}: {error} ({parts})") from None
 
 
 def examine(

@@ -1,4 +1,4 @@
-"""Features -> embeds: a 2x2 merge, then GLM-4V-9B's gated unit."""
+"""Features -> embeds: a 2x2 merge, then GLM-4V-9B's gated unit; or the merger of Qwen2-VL and Kimi K2.5."""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -50,3 +50,17 @@ class Projector(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead h w d"]) -> Float[Tensor, "*lead h2 w2 e"]:
         return self.glu(self.merge(x))
+
+
+class PatchMerger(nn.Module):
+    """Qwen2-VL's (2409.12191) and Kimi K2.5's projector: a norm of each token, then an MLP over 2x2 of them."""
+
+    def __init__(self, width: int, embed_dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.up, self.down = Linear(4 * width, 4 * width), Linear(4 * width, embed_dim)
+
+    def forward(self, x: Float[Tensor, "*lead h w d"]) -> Float[Tensor, "*lead h2 w2 e"]:
+        h, w = x.shape[-3] // 2 * 2, x.shape[-2] // 2 * 2
+        x = rearrange(self.norm(x)[..., :h, :w, :], "... (h p) (w q) d -> ... h w (p q d)", p=2, q=2)
+        return self.down(F.gelu(self.up(x)))

@@ -58,7 +58,7 @@ class VideoEncoder(nn.Module):
         h, w = self.grid(*x.shape[-2:])
         clip = clip_of(video, video.shape[1], (h, w), seconds)
         x = self.tower.patchify(x)
-        x = self.compressor.encode(x, self.tower.blocks, clip)
+        x = self.compressor.encode(x, self.tower.blocks_at(h, w), clip)
         x = self.tower.norm(x)[:, :, self.tower.prefix :]
         return rearrange(x, "b (g j) (h w) d -> b g j h w d", g=groups, h=h, w=w)
 

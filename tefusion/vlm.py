@@ -137,7 +137,7 @@ class VLM(nn.Module):
         return self.pruner.tokens_out(groups, self.encoder.tokens_out(frames, height, width) // groups)
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return text_ids(self.tokenizer, text)
 
     def encode(
         self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], seconds: Seconds = None
@@ -188,6 +188,11 @@ class VLM(nn.Module):
             logits_to_keep=keep,
             use_cache=False,
         ).logits
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """A question is text throughout, whatever names of tokens it holds."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def blocks(

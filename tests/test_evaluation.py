@@ -16,7 +16,7 @@ from tefusion import sweep as module
 from tefusion.cells import PROTOCOL, Cell, plan
 from tefusion.config import Run, digest
 from tefusion.evaluation import UNASKED, Evaluation
-from tefusion.exam import examine
+from tefusion.exam import door, examine
 from tefusion.paper.benchmarks import asked_lines, lines_by_benchmark, scored
 from tefusion.paper.tables import tables
 from tefusion.rows import read_results
@@ -146,6 +146,31 @@ def test_a_benchmark_that_cannot_be_read_or_scored_is_refused_before_anything_tr
     (made / "video_info.meta.jsonl").write_text(text.splitlines()[2] + "\n")
     assert cli.run("sweep", words) == 2
     assert "keeps the answers of all that is asked secret" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_question_that_the_context_cannot_hold_is_refused_before_anything_trains(benches, clips, tmp_path, capsys):
+    from transformers import LlamaConfig
+
+    from tefusion.tokenizer import byte_level_tokenizer
+
+    tokenizer = byte_level_tokenizer([])
+    tokenizer.save_pretrained(tmp_path)
+    one = asked(benches, "lvbench", prompt="paper")
+    (source,) = one.sources()
+    longest = max(len(one.words(source).text(q).encode()) for q in one.questions(source))  # a token a byte
+    video = 2 * (4 + 2)  # groups, their tokens, boi and eoi
+    run = replace(RUN, decoder=str(tmp_path))
+    LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=video + longest + 16).save_pretrained(tmp_path)
+    assert door(one, [run, replace(run, seed=1)]) == []
+    LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=video + longest + 15).save_pretrained(tmp_path)
+    words = [f"eval=lvbench:{benches['lvbench']}", "prompt=paper", "compressor=te_fusion", "k=2", "n_input=4"]
+    words += [f"decoder={tmp_path}", "encoder=tiny", f"home={tmp_path / 'home'}", f"data={clips}", "steps=1", "batch=2"]
+    for command, more in (("sweep", ["controls=false"]), ("train", [])):
+        assert cli.run(command, [*words, *more]) == 2
+        said = capsys.readouterr().err
+        assert f"tokens are 1 more than the decoder's context of {video + longest + 15}" in said
+        assert f"({video} of video, {longest} of the longest question, 16 of the reply)" in said
     assert not (tmp_path / "home").exists()
 
 

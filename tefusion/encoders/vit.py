@@ -84,6 +84,10 @@ class Tower(nn.Module):
     blocks: nn.ModuleList
     norm: nn.Module
 
+    def blocks_at(self, height: int, width: int) -> nn.ModuleList:
+        """The blocks for frames of this many patches down and across: where a tower's own need to know."""
+        return self.blocks
+
 
 class ViT(Tower):
     """GLM-4V-9B's: one class token, and no norm at the end."""
