@@ -7,17 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tefusion.choices import brief
 from tefusion.compressors import Compressor, check_k, method_of, trained
-from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
+from tefusion.config import LR_SCALES, RECIPES, SAVE_EVERY, Run, choose, digest, one_each, parse
 from tefusion.data.motion_sets import long_enough
 from tefusion.decoder import DECODERS
 from tefusion.effort import reference_of
 from tefusion.encoders import PRESETS, VisionConfig
 from tefusion.evaluation import UNASKED, Evaluation
 from tefusion.video import parse_size, sample
+
+Part = TypeVar("Part")
 
 PROTOCOL = 3  # raise it when equal settings would give other results, and when a default changes
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
@@ -33,7 +35,7 @@ class Sweep:
     controls: bool = True
     jobs: int = 0  # cells at once; 0: one a core on a CPU, one on a GPU
     shard: str = "0/1"  # i/n: every n-th cell from the i-th on, for job arrays
-    out: str = ""  # the run folder; by default runs/<budget>
+    out: str = ""  # the run folder; by default runs/<budget>, and runs/<budget>-tuned
     home: str = "runs"  # where data, frames and image models are kept
     log_with: str = ""  # a tracker of Accelerate's, beside the JSONL that is always written
     minutes: float = 0.0  # after which it saves and ends, as if it were asked to; 0: no limit
@@ -84,7 +86,8 @@ class Cell:
 
 
 def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
-    """The sweep's own settings and its cells. Raises ValueError with one line on anything that cannot be."""
+    """The sweep's own settings and its cells; those of recipe=tuned at every learning rate that they may get. Raises
+    ValueError with one line on anything that cannot be."""
     parsed = parse(words, Run, Sweep, Evaluation, whole=["eval"])
     own = [field.name for field in fields(Sweep) if field.name != "n_per_k"]
     sweep = Sweep(**one_each(parsed, own))
@@ -106,6 +109,8 @@ def plan(words: Sequence[str]) -> tuple[Sweep, list[Cell]]:
         raise ValueError("give n_input or n_per_k, not both: each says how many frames enter the encoder")
     axes: dict[str, list[Any]] = {"compressor": METHODS, "k": [2, 4, 8, 16]}
     axes |= {key: [value] for key, value in RECIPES[sweep.recipe].items()}
+    if sweep.recipe == "tuned":
+        axes["lr_scale"] = LR_SCALES
     axes |= BUDGETS[sweep.budget] | {key: values for key, values in parsed.items() if key not in own + asked}
     axes["compressor"] = named(axes["compressor"])
     cells: dict[Run, Cell] = {}
@@ -254,7 +259,7 @@ def content(folder: Path) -> str:
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
 
 
-def my_part(cells: list[Cell], shard: str) -> list[Cell]:
+def my_part(cells: list[Part], shard: str) -> list[Part]:
     """The cells of shard "i/n". Every shard knows its own from the settings alone."""
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard, re.ASCII)
     if not match or int(match[1]) >= int(match[2]):

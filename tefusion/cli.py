@@ -94,6 +94,8 @@ def single_run(words: Sequence[str], *beside: type) -> tuple[Any, ...]:
     values = one_each(parse(words, Run, *beside, whole=["eval"]), fields(Run, *beside))
     own, *more = (schema(**{key: values.pop(key) for key in fields(schema) if key in values}) for schema in beside)
     choose("recipe", own.recipe, RECIPES)
+    if own.recipe == "tuned":
+        raise ValueError("recipe=tuned is a sweep's: one run has nothing to choose from; lr_scale= sets its rates")
     run = Run(**(RECIPES[own.recipe] | values))
     check(run)
     check(reference_of(run))

@@ -129,6 +129,7 @@ SAVE_EVERY = 50  # steps between two checkpoints; 0: only at the end, and where 
 # A recipe is a set of defaults. "paper" is table 5 of MotionBench (2501.02955); what it leaves open is written here.
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
+    "tuned": {},  # small, at the best of LR_SCALES for each cell
     "paper": {
         "steps": 10_000,
         "warmup": 1_000,
@@ -140,6 +141,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "auxiliary": 0.0,
     },
 }
+LR_SCALES = [0.5, 1.0, 2.0]
 
 
 def choose(key: str, value: str, valid: Iterable[str]) -> None:

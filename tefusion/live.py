@@ -1,6 +1,7 @@
 """The table that fills up while a sweep runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,25 +41,33 @@ def live_table(rows: Iterable[Mapping], pending: Iterable[Mapping] = (), pruned:
     for cell in cells:
         groups.setdefault((_name(cell), cell["k"], cell.get("n_input"), cell.get("size")), []).append(cell)
     for (name, k, *_), group in groups.items():
-        view.add_row(name, "" if parts(group[0]) else str(k), *_progress(group), *_scores(group, names))
+        view.add_row(name, "" if parts(group[0]) - {"trial"} else str(k), *_progress(group), *_scores(group, names))
     return view
 
 
 def _name(cell: Mapping) -> str:
     """A control says what it leaves; one that plays several parts goes by the first. 80 columns hold the table."""
     part = cell.get("control", "").split(",")[0]
-    left = {"fewer_frames": f"{cell.get('n_input')} frames", "lower_resolution": f"size {cell.get('size')}"}
+    left = {
+        "trial": f"{cell['compressor']} trial",
+        "fewer_frames": f"{cell.get('n_input')} frames",
+        "lower_resolution": f"size {cell.get('size')}",
+    }
     return (left.get(part, part.replace("_", " ")) or cell["compressor"]) + apart(cell)
 
 
 def apart(cell: Mapping) -> str:
     """What sets a cell apart from one that is trained as by default, a pruner included."""
-    run = {"init": Run.init, "equal": Run.equal, "times": Run.times} | (cell.get("settings") or {})
-    said = [f"{run['times']}x"] * (run["times"] != 1) + ["= FLOPs"] * (run["equal"] != Run.equal)
-    said += [run["init"]] * (run["init"] != Run.init)
-    if pruner(cell) != "none":
-        said += [pruner(cell), *["(test)"] * (run.get("pruned") == "test")]
-    return "".join(f" {word}" for word in said)
+    run = asdict(Run()) | (cell.get("settings") or {})
+    said = {
+        f"{run['times']}x": run["times"] != Run.times,
+        "= FLOPs": run["equal"] != Run.equal,
+        run["init"]: run["init"] != Run.init,
+        f"lr x {run['lr_scale']:g}": run["lr_scale"] != Run.lr_scale,
+        pruner(cell): pruner(cell) != "none",
+        "(test)": pruner(cell) != "none" and run.get("pruned") == "test",
+    }
+    return "".join(f" {words}" for words, differs in said.items() if differs)
 
 
 def _progress(group: Sequence[Mapping]) -> list[str]:

@@ -21,6 +21,7 @@ from tefusion.resolution import resolution
 from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
 from tefusion.score import CATEGORIES, category_order
+from tefusion.tuning import learning_rates
 from tefusion.wording import NOTHING, count, grid, interval, mean_spread, number, p_value, percent, plural, short
 
 __all__ = ["ResultsError", "live_table", "markdown", "read_results", "table", "write_report"]
@@ -65,6 +66,7 @@ def markdown(
         *_asked(scored, asked, paper),
         *equal_flops(lines),
         *learning_curves(lines),
+        ("## Learning rates", learning_rates(rows)),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
         ("## Videos that could not be decoded", _unreadable(rows)),
@@ -75,13 +77,16 @@ def markdown(
 
 
 def _ran(rows: Sequence[Mapping]) -> list[str]:
-    done = [row for row in rows if row["status"] == "done"]
+    scored = [row for row in rows if not is_trial(row)]
+    done = [row for row in scored if row["status"] == "done"]
     versions = sorted({f"{name} {number}" for row in rows for name, number in (row.get("versions") or {}).items()})
     dates = sorted(str(row["date"]) for row in rows if row.get("date"))
-    facts = [(name, _values(rows, name)) for name in ("budget", *WORLD, "size", "seed", "commit", "machine")]
+    facts = [(name, _values(scored, name)) for name in ("budget", *WORLD, "size", "seed", "commit", "machine")]
     facts += [("versions", ", ".join(versions)), ("date", " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])))]
-    hours = sum(row.get("seconds") or 0 for row in done) / 3600
-    counts = f"{len(done)} done in {hours:.1f} hours, {len(rows) - len(done)} failed"
+    hours = sum(row.get("seconds") or 0 for row in rows if row["status"] == "done") / 3600
+    counts = f"{len(done)} done in {hours:.1f} hours, {len(scored) - len(done)} failed"
+    if tried := len(rows) - len(scored):
+        counts += f", after {plural(tried, 'trial')} of learning rates, their hours included"
     facts += [("cells", counts), ("questions a cell", _values(done, "questions"))]
     return grid(["what was run", ""], [[name, value] for name, value in facts if value])
 

@@ -60,6 +60,11 @@ def is_set_aside(row: Mapping) -> bool:
     return row["status"] == "failed" and row.get("failures", 1) >= PATIENCE
 
 
+def is_over(row: Mapping) -> bool:
+    """Whether a sweep is through with the cell."""
+    return row["status"] == "done" or is_set_aside(row)
+
+
 def log_of(row: Mapping) -> Path:
     """Where all failures of a cell are told at length, seen from its run folder."""
     return Path("cells") / row["id"] / "error.log"

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tefusion.cells import Cell, Sweep, content, my_part, plan
+from tefusion.choices import brief
 from tefusion.config import Run
 from tefusion.data.source import data_folder
 from tefusion.launch import is_first, wait_for_first, world
@@ -14,9 +15,11 @@ from tefusion.ledger import Ledger
 from tefusion.live import live_tables
 from tefusion.lock import locked
 from tefusion.report import read_results, write_report
-from tefusion.rows import is_set_aside, log_of
+from tefusion.results import is_trial
+from tefusion.rows import PATIENCE, is_over, is_set_aside, log_of
 from tefusion.stop import Stopped, within
 from tefusion.tasks import Event, Task, run_here
+from tefusion.tuning import chosen, trials
 from tefusion.video import parse_size
 from tefusion.watch import label, watch
 
@@ -29,25 +32,59 @@ def sweep(words: Sequence[str]) -> Path:
     cells were tried.
     """
     plans, cells = plan(words)
+    tried = trials(cells) if plans.recipe == "tuned" else []
     home = Path(plans.home)
-    out = Path(plans.out) if plans.out else home / plans.budget
+    out = Path(plans.out) if plans.out else home / (plans.budget + "-tuned" * bool(tried))
     results = out / ("results.jsonl" if plans.shard == "0/1" else f"results-{plans.shard.replace('/', 'of')}.jsonl")
     at_the_door(cells)
     with within(plans.minutes), locked(results.with_suffix(".lock")) if is_first() else nullcontext():
         if is_first():
-            write_data(cells, home)
+            write_data([*tried, *cells], home)
         wait_for_first()
-        named = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in my_part(cells, plans.shard)}
-        rows = [row for row in rows_of(out) if row["id"] in named]
-        left = to_do(named, rows, plans.retry)
-        clear_behind(out, rows)
-        wait_for_first()  # all have read what the first will go on writing
-        unfinished = train_cells(left, len(named), plans, results, home) if left else 0
+        turns = [Turn(tried, plans, results, home)] if tried else []
+        # A choice waits for every trial, so that it stays as it is; one that fails again and again is set aside.
+        for trial in turns * PATIENCE:
+            trial.take()
+        wait_for_first()
+        tests = [row for trial in turns for row in trial.rows()]
+        waits = sum(len(trial.everywhere) for trial in turns) - sum(is_over(row) for row in tests)
+        if not waits:
+            turns.append(Turn(chosen(cells, tests) if tried else cells, plans, results, home))
+            turns[-1].take()
         if is_first():
-            report(out, named, wrote=bool(left))
-    if unfinished:
-        raise Stopped(f"{unfinished} of {len(named)} cells are left")
+            report(out, turns)
+    if unfinished := sum(turn.unfinished for turn in turns):
+        raise Stopped(f"{unfinished} of {sum(len(turn.named) for turn in turns)} cells are left")
+    if waits:
+        raise Stopped(f"the choice of learning rates waits for {waits} trials of other shards")
     return out / "report.md"
+
+
+class Turn:
+    """Cells that may be trained in any order: all of a sweep's, or first its trials and then what they choose."""
+
+    def __init__(self, cells: Sequence[Cell], plans: Sweep, results: Path, home: Path):
+        self.plans, self.results, self.home = plans, results, home
+        self.everywhere = {cell.id(content(data_folder(cell.run.data, home))): cell for cell in cells}
+        self.named = dict(my_part([*self.everywhere.items()], plans.shard))
+        self.unfinished, self.wrote = 0, False
+
+    def take(self) -> None:
+        """Trains what is left of this shard's cells, unless it was stopped before."""
+        if self.unfinished:
+            return
+        wait_for_first()
+        rows = [row for row in self.rows() if row["id"] in self.named]
+        left = to_do(self.named, rows, self.plans.retry and not self.wrote)
+        clear_behind(self.results.parent, rows)
+        wait_for_first()  # all have read what the first will go on writing
+        if left:
+            self.unfinished = train_cells(left, len(self.named), self.plans, self.results, self.home)
+            self.wrote = True
+
+    def rows(self) -> list[dict]:
+        """Those of its cells, whichever shard trained them."""
+        return [row for row in rows_of(self.results.parent) if row["id"] in self.everywhere]
 
 
 def at_the_door(cells: Sequence[Cell]) -> None:
@@ -61,8 +98,14 @@ def at_the_door(cells: Sequence[Cell]) -> None:
 
 
 def write_data(cells: Sequence[Cell], home: Path) -> None:
+    """Raises ValueError where a folder has nothing to try learning rates on."""
     for data in dict.fromkeys(cell.run.data for cell in cells):
         data_folder(data, home)
+    for run in (cell.run for cell in cells if cell.control == "trial"):
+        if not (data_folder(run.data, home) / run.split).is_dir():
+            raise ValueError(
+                f"recipe=tuned needs a folder {run.split} in {brief(run.data)}, to choose learning rates by"
+            )
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -71,7 +114,7 @@ def rows_of(out: Path) -> list[dict]:
 
 def to_do(named: Mapping[str, Cell], rows: Sequence[Mapping], retry: bool) -> dict[str, Cell]:
     """The longest first, so that no core waits long for another at the end."""
-    over = {row["id"] for row in rows if row["status"] == "done" or (is_set_aside(row) and not retry)}
+    over = {row["id"] for row in rows if (row["status"] == "done" if retry else is_over(row))}
     return dict(sorted(((n, c) for n, c in named.items() if n not in over), key=lambda item: -pixels(item[1].run)))
 
 
@@ -132,17 +175,17 @@ def jobs_at_once(asked: int) -> int:
     return asked or os.cpu_count() or 1
 
 
-def report(out: Path, named: Mapping[str, Cell], wrote: bool) -> None:
+def report(out: Path, turns: Sequence[Turn]) -> None:
     from rich.console import Console
 
     path, rows = out / "report.md", rows_of(out)
     if not rows:
         return
-    if wrote or not path.exists():
+    if any(turn.wrote for turn in turns) or not path.exists():
         write_report(out)
-    Console().print(*live_tables(rows))
+    Console().print(*live_tables([row for row in rows if not is_trial(row)]))
     for row in rows:
-        if row["id"] in named and is_set_aside(row):
+        if is_set_aside(row) and any(row["id"] in turn.named for turn in turns):
             print(f"set aside after {row['failures']} failures (retry=true tries it again): {label(row)}")
             print(f"  {row['reason']}\n  {out / log_of(row)}")
     print(f"report: {path}")

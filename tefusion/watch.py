@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tefusion.live import apart, live_tables
+from tefusion.results import is_trial
 
 
 @dataclass
@@ -75,7 +76,8 @@ def accuracies(row: Mapping) -> str:
 
 
 def label(row: Mapping) -> str:
-    name = row["control"].replace("_", " ").replace(",", ", ") or f"{row['compressor']} k={row['k']}"
+    method = f"{row['compressor']} k={row['k']}"
+    name = f"{method} trial" if is_trial(row) else row["control"].replace("_", " ").replace(",", ", ") or method
     frames = f"{row['n_input']} frame" + "s" * (row["n_input"] != 1)
     return f"{name}{apart(row)}, {frames} at {row['size']} px, seed {row['seed']}"
 

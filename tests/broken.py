@@ -19,7 +19,8 @@ from contract import (
 from einops import rearrange, reduce, repeat
 from torch import nn
 
-from tefusion.compressors.base import Compressor, run_blocks
+from tefusion.compressors.base import Clip, Compressor, run_blocks
+from tefusion.compressors.cell_tokens import cells, spread
 from tefusion.compressors.fewer_frames import FewerFrames
 from tefusion.compressors.image_grid import ImageGrid
 from tefusion.compressors.kangaroo import Kangaroo
@@ -28,11 +29,19 @@ from tefusion.compressors.pllava import PLLaVA
 from tefusion.compressors.pvc import PVC
 from tefusion.compressors.qformer import QFormer
 from tefusion.compressors.qwen2_vl import Qwen2VL
+from tefusion.compressors.region import Region
+from tefusion.compressors.resampler3d import Resampler3D
+from tefusion.compressors.ssm import SSM
+from tefusion.compressors.stc import STC
+from tefusion.compressors.stp import STP
 from tefusion.compressors.te_factor import TEFactor
 from tefusion.compressors.te_fusion import TEFusion
 from tefusion.compressors.te_interleave import TEInterleave
 from tefusion.compressors.te_pyramid import TEPyramid
 from tefusion.compressors.te_shift import TEShift
+from tefusion.compressors.tome_clip import ToMeClip, head_mean, merge_tokens, rows
+from tefusion.compressors.tpool import TPool
+from tefusion.compressors.wap import WAP
 from tefusion.vision import VideoEncoder
 
 
@@ -383,6 +392,84 @@ class SameFrame(LowerResolution):
         return super().pixels(repeat(video[:, :: self.k], "b g c y x -> b (g k) c y x", k=self.k))
 
 
+class ChannelsOnTime(TPool):
+    """A view that puts channels on the time axis."""
+
+    def project(self, x, projector, clip):
+        return projector(rearrange(x, "b g k h w d -> b g h w (k d)").unflatten(-1, (-1, self.k)).mean(-1))
+
+
+class SumOfCell(WAP):
+    """The weights of a cell add up to k."""
+
+    def weigh(self, x):
+        return self.k * super().weigh(x)
+
+
+class AcrossCells(Region):
+    """The softmax runs along the row of cells, not within one."""
+
+    def project(self, x, projector, clip):
+        x = cells(x)
+        mean = x.mean(-2)
+        scores = (self.query(mean)[..., None, :] * self.key(x)).sum(-1) / x.shape[-1] ** 0.5
+        return projector(spread(mean + (scores.softmax(-2)[..., None] * x).sum(-2)))
+
+
+class SimilarityOrder(ToMeClip):
+    """What is left stands in the order of how well it merged, not of where it was."""
+
+    def project(self, x, projector, clip):
+        merged = projector.merge(x)
+        tokens = merge_tokens(rearrange(merged, "b g k h w e -> (b g) (h w k) e"), merged.shape[3] * merged.shape[4])
+        best = head_mean(tokens).norm(dim=-1).argsort(dim=-1)
+        tokens = tokens.gather(1, rows(best, tokens))
+        return projector.glu(rearrange(tokens, "(b g) (h w) e -> b g h w e", b=len(x), h=merged.shape[3]))
+
+
+class PaddedSampler(STC):
+    """The original's convolution, which pads by one."""
+
+    def sample(self, x):
+        return super().sample(F.pad(x, (0, 0, 1, 1, 1, 1)))
+
+
+class RampedPool(STP):
+    """Later frames weigh more, in a pool that says it does not see order."""
+
+    def sample(self, x):
+        ramp = torch.arange(self.k, dtype=x.dtype, device=x.device)[:, None, None, None]
+        return super().sample(x * (1 + ramp - ramp.mean()))
+
+
+class Timeless(Resampler3D):
+    """Keys that never hear when a frame is shown."""
+
+    def project(self, x, projector, clip):
+        return super().project(x, projector, Clip(clip.height, clip.width, torch.zeros_like(clip.seconds)))
+
+
+class ScanOfVideos(SSM):
+    """The videos of a batch are one sequence."""
+
+    def mix(self, x):
+        return super().mix(x.flatten(0, 1)[None]).view_as(x)
+
+
+class NearScan(SSM):
+    """A scan of the whole clip that says it keeps to the group."""
+
+    reach = "group"
+
+
+class OpenScan(SSM):
+    """The scan is let in from the start."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(k, width)
+        nn.init.eye_(self.out.weight)
+
+
 class LyingCount(VideoEncoder):
     """Rounds up where the convolution drops the odd row and column."""
 
@@ -445,6 +532,17 @@ BROKEN = [
     (check_locality, SaysItDrops, "says that it drops"),
     (check_locality, SameFrame, "does not change its own group"),
     (check_tokens, FullResolution, "makes"),
+    (check_still, ChannelsOnTime, "away from an image"),
+    (check_still, SumOfCell, "away from an image"),
+    (check_still, AcrossCells, "away from an image"),
+    (check_still, SimilarityOrder, "away from an image"),
+    (check_tokens, PaddedSampler, "makes"),
+    (check_order, RampedPool, "claims not to see order"),
+    (check_order, Timeless, "claims to see order"),
+    (check_batch, ScanOfVideos, "a batch differs"),
+    (check_locality, ScanOfVideos, "changes another video"),
+    (check_locality, NearScan, "changes groups"),
+    (check_still, OpenScan, "away from an image"),
     (check_bf16, SinglePrecision, "the output is"),
 ]
 COPIES = {Renamed: "kangaroo", SameMean: "pllava"}

@@ -56,6 +56,7 @@ SETTINGS = [  # every value of every option that makes another method of it
     "te_interleave:every=1:last=1",
     "te_factor:weights=shared",
     "pvc:last=2",
+    "wap:weights=activation",
 ]
 
 
