@@ -1,16 +1,19 @@
 """Towers of others become ours: the same features, bit by bit the same numbers, and any compressor around them."""
 
 import json
+from random import Random
 
 import pytest
 import timm
 import torch
+from mutate import damage_json
 from safetensors.torch import load_file, save_file
 from test_weights import CONFIG, P, released_forward, released_state
 from transformers import AutoConfig, AutoModel, SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
-from tefusion.convert import convert, sources
-from tefusion.hub import TEFusionVisionModel
+from tefusion.convert import convert, sources, targets
+from tefusion.convert.chatglm import decoder_config
+from tefusion.hub import TEFusionConfig, TEFusionVisionConfig, TEFusionVisionModel
 from tefusion.hub.loading import load_tower
 
 QUIET = lambda text: None  # noqa: E731
@@ -160,6 +163,11 @@ def test_one_error_names_what_does_not_fit(made, tmp_path):
         ("timm", {"architecture": 5}, "names no architecture"),
         (
             "timm",
+            {"architecture": "vit_tiny_patch16_224", "model_args": {"num_heads": 5}},
+            "of these sizes: dim should be divisible",
+        ),
+        (
+            "timm",
             {"architecture": "vit_tiny_patch16_224", "model_args": {"class_token": False}},
             "model_args class_token = False cannot be taken over",
         ),
@@ -188,3 +196,30 @@ def test_a_tower_that_was_saved_again_is_the_same(tmp_path):
     save_file({n: t for n, t in state.items() if "tower.norm" not in n}, tmp_path / "again/model.safetensors")
     with pytest.raises(ValueError, match=r"tower\.norm\.weight is missing"):
         load_tower(tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["glm4v", "cogvlm2_video", "timm", "siglip", "back"])
+def test_a_damaged_configuration_is_one_line_or_a_plan(tmp_path, kind):
+    """Twenty of each; `make fuzz` damages the weights of the same reader."""
+    from test_convert import GLM4V  # it needs this file too
+
+    rng = Random(7)
+    glm4v = json.loads(json.dumps(GLM4V))
+    good = {"glm4v": glm4v, "cogvlm2_video": COGVLM2, "timm": {"architecture": "vit_tiny_patch16_224"}}
+    good["timm"] |= {"model_args": TIMM}
+    good["siglip"] = {"model_type": "siglip_vision_model", **SIGLIP}
+    plan = targets()["glm4v"] if kind == "back" else sources()[kind]
+    if kind == "back":
+        vision = TEFusionVisionConfig(embed_dim=24, glu=40)
+        text = decoder_config(glm4v, "config.json")
+        TEFusionConfig(vision_config=vision, text_config=text).save_pretrained(tmp_path)
+        good["back"] = json.loads((tmp_path / "config.json").read_text())
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    refused = 0
+    for _ in range(20):
+        (tmp_path / "config.json").write_bytes(damage_json(rng, json.dumps(good[kind]).encode()))
+        try:
+            assert plan(tmp_path).moves
+        except ValueError:
+            refused += 1
+    assert 0 < refused < 20

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import Tensor
 from transformers import GlmConfig
 
-from tefusion.choices import brief
+from tefusion.choices import brief, in_short
 from tefusion.convert.move import Move, Slot, same, split
 from tefusion.encoders.released import is_size
 
@@ -62,14 +63,17 @@ def decoder_config(config: Mapping[str, Any], file: object) -> GlmConfig:
         raise ValueError(f"{file} does not describe GLM-4V-9B's decoder: {said}")
     rope = {"rope_type": "default", "rope_theta": BASE * numbers["rope_ratio"], "partial_rotary_factor": PARTIAL}
     sizes: dict[str, Any] = {ours: config[theirs] for ours, theirs in SIZES.items()}
-    return GlmConfig(
-        **sizes,
-        pad_token_id=config.get("pad_token_id"),
-        eos_token_id=config.get("eos_token_id"),
-        rms_norm_eps=numbers["layernorm_epsilon"],
-        rope_parameters=rope,
-        attention_bias=True,
-    )
+    try:
+        return GlmConfig(
+            **sizes,
+            pad_token_id=config.get("pad_token_id"),
+            eos_token_id=config.get("eos_token_id"),
+            rms_norm_eps=numbers["layernorm_epsilon"],
+            rope_parameters=rope,
+            attention_bias=True,
+        )
+    except StrictDataclassError as error:
+        raise ValueError(f"{file} does not describe GLM-4V-9B's decoder: {in_short(error)}") from None
 
 
 def original_config(config: GlmConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GlmConfig
 
-from tefusion.choices import brief
+from tefusion.choices import brief, in_short
 from tefusion.convert.chatglm import FREQUENCIES, decoder_config, decoder_moves, frequencies, original_config
 from tefusion.convert.move import Move, Slot, same
 from tefusion.convert.plan import Plan
@@ -31,6 +31,7 @@ from tefusion.encoders.released import (
 from tefusion.files import replace_file
 from tefusion.hub.card import write_card
 from tefusion.hub.configuration import TEFusionConfig, TEFusionVisionConfig
+from tefusion.hub.loading import UNLOADABLE
 from tefusion.hub.modeling import TEFusionForConditionalGeneration
 from tefusion.hub.processing import VIDEO, TEFusionProcessor
 from tefusion.json_files import read_object
@@ -59,7 +60,13 @@ def to_glm4v(folder: Path) -> Plan:
     kind = read_object(folder / "config.json").get("model_type")
     if kind != TEFusionConfig.model_type:
         raise ValueError(f"{folder} holds no model of tefusion: its model_type is {brief(kind)}")
-    config: Any = TEFusionConfig.from_pretrained(folder)
+    try:
+        return plan_back(folder, TEFusionConfig.from_pretrained(folder))
+    except UNLOADABLE as error:
+        raise ValueError(f"{folder} cannot become GLM-4V-9B: {in_short(error)}") from None
+
+
+def plan_back(folder: Path, config: Any) -> Plan:
     tower, text = config.vision_config.tower, config.text_config
     if (config.compressor, config.k, tower, text.model_type) != ("none", 1, "glm4v", "glm"):
         said = f"compressor {config.compressor}, k = {config.k}, tower {tower}, decoder {text.model_type}"

@@ -23,7 +23,7 @@ COGVLM2_LEFT = tuple(COGVLM2 + part for part in ("conv.", "linear_proj.", "boi",
 TIMM_LEFT = ("head.", "head_dist.", "fc_norm.", "attn_pool.", "pre_logits.")
 TIMM_SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
 SIGLIP = "vision_model."
-SIGLIP_AS = "timm:vit_so400m_patch16_siglip_256"  # timm's SigLIP with the released activation, at any sizes
+SIGLIP_AS = "timm:vit_base_patch32_siglip_256"  # timm's SigLIP with the released activation, at any sizes
 
 
 def from_cogvlm2_video(folder: Path) -> Plan:
@@ -54,9 +54,12 @@ def from_timm(folder: Path) -> Plan:
         raise ValueError(f"{file} names no architecture of timm")
     name = name.partition(".")[0]  # behind it: whose weights they are
     check_args(args, file)
-    config = timm_config(name, **args)
-    with torch.device("meta"):
-        vit = create_vit(name, **args)
+    try:
+        config = timm_config(name, **args)
+        with torch.device("meta"):
+            vit = create_vit(name, **args)
+    except AssertionError as error:
+        raise ValueError(f"{file}: timm makes no {name} of these sizes: {in_short(error)}") from None
     tokens = [token for token in ("cls_token", "dist_token", "reg_token") if getattr(vit, token, None) is not None]
     known = {"patchify.position": "pos_embed"} | {f"patchify.prefix.{i}": token for i, token in enumerate(tokens)}
     moves = []

@@ -16,7 +16,16 @@ from tefusion.hub.processing import TEFusionProcessor
 from tefusion.hub.tower import TEFusionVisionModel
 from tefusion.json_files import read_object
 
-UNLOADABLE = (StrictDataclassError, SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError)
+UNLOADABLE = (  # what transformers and safetensors say of a stranger's files
+    StrictDataclassError,
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    ValueError,
+)
 
 
 def load_pretrained(folder: Path) -> tuple[TEFusionForConditionalGeneration, TEFusionProcessor]:

@@ -35,13 +35,13 @@ def lines_by_benchmark(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
     return {name: lines[name] for name in TITLES if name in lines}
 
 
-def asked_lines(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
-    """The lines of the benchmarks that `eval=` named, which the rows carry as scores."""
+def asked_lines(rows: Sequence[Mapping], every: bool = False) -> dict[str, list[dict]]:
+    """The primary lines, or `every` one, of the benchmarks that `eval=` named, which the rows carry as scores."""
     found: dict[str, list[Mapping]] = defaultdict(list)
     for row in rows:
         for name, asked in asked_rows(row):
             found[name].append(asked)
-    return primary_lines(found)
+    return {name: table(found[name]) for name in TITLES if name in found} if every else primary_lines(found)
 
 
 def primary_lines(found: Mapping[str, Sequence[Mapping]]) -> dict[str, list[dict]]:
