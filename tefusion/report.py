@@ -79,7 +79,9 @@ def _beside(lines: Sequence[Mapping], rows: Sequence[Mapping]) -> Iterator[tuple
     """Equal FLOPs and learning curves, on the run's own questions and on every benchmark."""
     asked = {f", {BENCHMARK_TITLES[name]}": found for name, found in asked_lines(rows, every=True).items()}
     for where, found in ({"": lines} | asked).items():
-        yield from ((heading + where, body) for heading, body in (*equal_flops(found), *learning_curves(found)))
+        for start, chosen in by_start(found).items():
+            sections = (*equal_flops(chosen), *learning_curves(chosen))
+            yield from ((heading + where + start, body) for heading, body in sections)
 
 
 def _ran(rows: Sequence[Mapping]) -> list[str]:

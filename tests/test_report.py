@@ -435,6 +435,11 @@ def test_each_init_has_tables_and_a_panel_of_its_own(tmp_path):
     for title in ("Accuracy, 16 input frames", "Cost, 16 input frames", "Controls"):
         for init in ("image", "scratch"):
             assert "init" not in section(text, f"{title}, init={init}").split("\n", 1)[1]
+    more = [
+        row for init in ("image", "scratch") for row in fair_rows(tmp_path, {"init": init, "times": 4, "lr": 0.001})
+    ]
+    for init in ("image", "scratch"):
+        assert "init" not in section(markdown(rows + more), f"Learning curves, init={init}").split("\n", 1)[1]
     claims = section(text, "What may be claimed")
     assert "| te_fusion init=image | 4 |" in claims
     assert "| te_fusion init=scratch | 4 |" in claims
