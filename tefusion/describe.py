@@ -5,6 +5,7 @@ from typing import Any
 
 from tefusion.config import Run
 from tefusion.cost import PROMPT_TOKENS, activations, count, counted
+from tefusion.effort import effort
 
 ZOO_K = 4
 
@@ -52,7 +53,7 @@ def describe_run(run: Run, device: str | None = None) -> str:
     """`device` is where the attention would run: the GPU where there is one."""
     from tefusion.compressors import method_of
 
-    cost = count(run)
+    cost, spent = count(run), effort(run)
     plain = count(Run(compressor="none", k=1, n_input=run.n_input, size=run.size, encoder=run.encoder))
     groups, left = run.n_input // run.k, cost["l_decoder"]
     tokens = f"{left} ({groups} groups of {left // max(1, groups)})"
@@ -71,6 +72,7 @@ def describe_run(run: Run, device: str | None = None) -> str:
         ("  encoder", f"{scaled(cost['encoder_flops'])}, {ratio(cost, plain, 'encoder_flops')} of the plain encoder's"),
         ("  compressor", f"{scaled(cost['compressor_flops'])}, projector included"),
         ("  prefill", f"{scaled(cost['prefill_flops'])}, with {PROMPT_TOKENS} tokens of text"),
+        ("training", f"{spent['trained_steps']:,} steps of {run.batch}, {scaled(spent['training_flops'])}"),
     ]
     return "\n".join(f"{name:18}{value}" for name, value in rows)
 
@@ -122,7 +124,7 @@ def megabytes(size: int) -> str:
 
 
 def scaled(flops: int) -> str:
-    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if flops >= size:
             return f"{flops / size:.3g} {unit}FLOP"
     return f"{flops} FLOP"

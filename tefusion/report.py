@@ -64,8 +64,7 @@ def markdown(
         *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
         ("## Data-dependent length", _pruned(table(rows, pruned=True))),
         *_asked(scored, asked, paper),
-        *equal_flops(lines),
-        *learning_curves(lines),
+        *_beside(lines, rows),
         ("## Learning rates", learning_rates(rows)),
         ("## The paper's numbers", _paper(lines) if paper else []),
         ("## Failed cells", _failed(rows)),
@@ -74,6 +73,15 @@ def markdown(
     ]
     blocks = ["\n".join([heading, "", *body]).strip("\n") for heading, body in sections if body]
     return "\n\n".join(blocks) + "\n"
+
+
+def _beside(lines: Sequence[Mapping], rows: Sequence[Mapping]) -> Iterator[tuple[str, list[str]]]:
+    """Equal FLOPs and learning curves, on the run's own questions and on every benchmark."""
+    asked = {f", {BENCHMARK_TITLES[name]}": found for name, found in asked_lines(rows, every=True).items()}
+    for where, found in ({"": lines} | asked).items():
+        for start, chosen in by_start(found).items():
+            sections = (*equal_flops(chosen), *learning_curves(chosen))
+            yield from ((heading + where + start, body) for heading, body in sections)
 
 
 def _ran(rows: Sequence[Mapping]) -> list[str]:

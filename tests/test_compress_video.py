@@ -12,7 +12,7 @@ import transformers
 from packaging.version import Version
 from tiny_processors import TINY_PROCESSORS
 from tiny_towers import PATCH
-from tiny_vlms import IMAGE, TINY_VLMS, VIDEO, TinyVLM
+from tiny_vlms import BEAMS_SINCE, IMAGE, OLDEST, TINY_VLMS, VIDEO, TinyVLM
 from torch import nn
 
 from tefusion.compressors import COMPRESSORS
@@ -72,12 +72,8 @@ def features(made: CompressedVideo, batch: dict) -> int:
     """How many video features the model makes of a batch."""
     output = encoded(made, batch).pooler_output
     width = made.owner.config.text_config.hidden_size
-    found = sum(part.numel() for part in output) // width
-    return found + (0 if made.owner.__class__.__name__ != "LlavaOnevisionModel" else missing_newline(made))
-
-
-def missing_newline(made: CompressedVideo) -> int:
-    return 0 if host_of(made.owner).ends_videos else 1
+    late = getattr(host_of(made.owner), "ends_videos", True)  # else the caller ends each row with a newline
+    return sum(part.numel() for part in output) // width + (0 if late else len(output))
 
 
 def test_none_is_the_untouched_model(name):
@@ -253,19 +249,19 @@ def test_generates_in_a_batch_what_it_generates_alone(name):
 
 def test_beams(name):
     """Each video goes with its own beams: one beam among several is what one beam alone is."""
-    late = (
-        {"Qwen3-VL", "VideoLLaMA3", "InternVL3", "SmolVLM2"}
-        if Version(transformers.__version__) < Version("5.24")
-        else set()
-    )
-    if name in {"GLM-4.1V"} | late:
+    since = BEAMS_SINCE.get(name, OLDEST)
+    if since is None or Version(transformers.__version__) < Version(since):
         pytest.skip("the library tells the rows' videos apart by the placeholders of the uncompressed ones")
     tiny, made = compressed(name)
-    batch = shorten(made, tiny.batch([[4], [4]]))
-    found = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
-    batch = shorten(made, tiny.batch([[4]]))
-    alone = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
-    assert found[:2].tolist() == alone.tolist()
+    settings = {"max_new_tokens": 3, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
+
+    def beams(batch):
+        return [row[batch["input_ids"].shape[1] :].tolist() for row in tiny.model.generate(**batch, **settings)]
+
+    second = tiny.batch([[4]], seed=1)
+    second["input_ids"][0, 0] += 1  # the second row's first word
+    alone = [beams(shorten(made, batch)) for batch in (tiny.batch([[4]]), second)]
+    assert beams(shorten(made, tiny.batch([[4], [4]]))) == [*alone[0], *alone[1]]
 
 
 def test_saved_and_loaded(name, tmp_path):
@@ -315,6 +311,44 @@ def test_trains_with_checkpointing(name, reentrant):
     for key, gradient in found[0].items():
         assert gradient.norm() > 0
         assert (gradient - found[1][key]).norm() <= 1e-4 * gradient.norm(), key
+
+
+def test_inside_ddp(name, tmp_path):
+    """One step of a wrapped model gives the gradients of the model alone, of all that is trained."""
+    tiny, made = compressed(name, trainable="compressor")
+    perturbed(made.module)
+    batch = shorten(made, tiny.batch([[4], [6]], image=not tiny.one_token))
+    tiny.model(**batch, labels=batch["input_ids"]).loss.backward()
+    expected = {key: p.grad.clone() for key, p in tiny.model.named_parameters() if p.requires_grad}
+    tiny.model.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(tiny.model)
+        wrapped(**batch, labels=batch["input_ids"]).loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for key, p in tiny.model.named_parameters():
+        assert not p.requires_grad or torch.equal(p.grad, expected[key]), key
+
+
+@pytest.mark.heavy
+def test_compiled(name):
+    tiny, made = compressed(name)
+    perturbed(made.module)
+    batch = shorten(made, tiny.batch([[4], [6]], image=not tiny.one_token))
+    with torch.no_grad():
+        expected = tiny.model(**batch).logits
+        found = torch.compile(tiny.model, backend="eager")(**batch).logits
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in TINY_VLMS if not TINY_VLMS[name]().packed])
+def test_frames_of_another_size_are_refused(name):
+    tiny, made = compressed(name)
+    batch = tiny.batch([[4]])
+    batch[tiny.pixels_name] = batch[tiny.pixels_name].repeat_interleave(2, -1)
+    with pytest.raises(ValueError, match="this model's frames are 24x24 pixels, got 24x48"):
+        tiny.model(**shorten(made, batch))
 
 
 @pytest.mark.parametrize("method", sorted(ORDINARY))

@@ -19,12 +19,15 @@ from test_weights import CONFIG as VISION
 from test_weights import P, released_forward, released_state
 from transformers import AutoModelForImageTextToText, AutoProcessor, SiglipVisionConfig, SiglipVisionModel
 
-import tefusion.hub  # noqa: F401
 from tefusion import cli
 from tefusion.convert import convert, sources, stream, targets
+from tefusion.convert.chatglm import decoder_config, decoder_moves
+from tefusion.convert.glm4v import vision_moves
 from tefusion.convert.tokenizer import PIECES, read_ranks, read_tokenizer
 from tefusion.convert.writer import ShardWriter, record_of
+from tefusion.encoders import VisionConfig
 from tefusion.encoders.released import Checkpoint
+from tefusion.hub import TEFusionConfig, TEFusionForConditionalGeneration, TEFusionVisionConfig
 from tefusion.hub.loading import load_pretrained
 
 QUIET = lambda text: None  # noqa: E731
@@ -451,3 +454,22 @@ def test_memory_holds_a_tensor_and_never_the_model(tmp_path, folder):
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert size > 50
     assert float(run.stdout) < 2 * largest + 12
+
+
+def test_at_the_released_size_every_parameter_has_its_place():
+    """13.9 B numbers in 1,213 tensors of ours, made of 1,053 of the release."""
+    sizes = {"num_layers": 40, "hidden_size": 4096, "ffn_hidden_size": 13696, "num_attention_heads": 32}
+    sizes |= {"multi_query_group_num": 2, "kv_channels": 128, "padded_vocab_size": 151552}
+    vision, text = VisionConfig(1120, 14, 1792, 63, 16, 15360, 4096, 13696), decoder_config(GLM4V | sizes, "x")
+    moves = [*vision_moves(vision), *decoder_moves(text)]
+    ours = {slot.name: slot.shape for move in moves for slot in move.targets}
+    theirs = {slot.name: slot.shape for move in moves for slot in move.sources}
+    with torch.device("meta"):
+        model = TEFusionForConditionalGeneration(
+            TEFusionConfig(vision_config=TEFusionVisionConfig.of(vision), text_config=text)
+        )
+    assert ours == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert (len(ours), len(theirs)) == (1213, 1053)
+    assert theirs["transformer.encoder.layers.39.self_attention.query_key_value.weight"] == (4608, 4096)
+    assert theirs["transformer.encoder.layers.0.mlp.dense_h_to_4h.weight"] == (27392, 4096)
+    assert round(sum(math.prod(shape) for shape in ours.values()) / 1e9, 1) == 13.9

@@ -1,5 +1,6 @@
 """What is counted equals what is there; what is measured is a time and a memory."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -152,6 +153,9 @@ def test_describe_says_what_a_run_costs():
     )
     assert "of the plain encoder's" in text
     assert "MB a video" in lines["memory"]
+    assert lines["training"].startswith("400 steps of 64, ")
+    longer = describe_run(replace(TINY, compressor="none", k=1, times=2, equal="flops:te_fusion:2:8"))
+    assert 650 < int(re.search(r"training +(\d+) steps", longer)[1]) < 800  # its decoder has more to read
     assert "0 (0 groups" in describe_run(replace(TINY, n_input=0))
 
 
@@ -177,10 +181,11 @@ def test_the_zoos_table_has_a_line_for_each_method():
 
 
 def test_flops_are_scaled():
-    assert [scaled(f) for f in (12, 1.5e6, 2e9, 3.25e12, 7e15)] == [
+    assert [scaled(f) for f in (12, 1.5e6, 2e9, 3.25e12, 7e15, 8.5e20)] == [
         "12 FLOP",
         "1.5 MFLOP",
         "2 GFLOP",
         "3.25 TFLOP",
         "7 PFLOP",
+        "850 EFLOP",
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from contract import perturb
@@ -97,10 +98,12 @@ def test_a_timm_tower_comes_back(videos, tmp_path):
     assert torch.equal(loaded(**inputs).logits, made(**inputs).logits)
 
 
-@pytest.mark.parametrize("shape", [(4, 32, 32), (8, 40, 56), (2, 24, 56), (6, 17, 33)])
-@pytest.mark.parametrize("k", [1, 2])
-def test_places_features_and_positions_agree(k, shape):
-    run = replace(RUN, compressor="te_fusion", k=k, size=f"{shape[1]}x{shape[2]}")
+@pytest.mark.parametrize("sides", [(32, 32), (24, 56), (17, 33)])
+@pytest.mark.parametrize("k", range(1, 9))
+def test_places_features_and_positions_agree(k, sides):
+    """Frames as an array, of an odd number where k is odd."""
+    shape = (3 * k, *sides)
+    run = replace(RUN, compressor="te_fusion", k=k, n_input=shape[0], size=f"{shape[1]}x{shape[2]}")
     vlm = trained(run)
     model, processor = export(run, vlm)
     clip = torch.zeros(*shape, 3, dtype=torch.uint8)
@@ -115,6 +118,29 @@ def test_places_features_and_positions_agree(k, shape):
     assert positions[0, text : text + len(block)].tolist() == [text + p for p in block]
     assert positions[0, -len(block) - len(vlm.ids("c")) : -len(vlm.ids("c"))].tolist() == [second + p for p in block]
     assert positions[0, -1] == second + block[-1] + len(vlm.ids("c"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("k", range(1, 9))
+def test_two_files_of_odd_length_agree(k, tmp_path):
+    """Files of five and of seven frames in one prompt: places, features and position ids, up to k = 8."""
+    run = replace(RUN, k=k, n_input=-(-7 // k) * k)
+    vlm = trained(run)
+    model, processor = export(run, vlm)
+    files = [tmp_path / f"{frames}.mp4" for frames in (5, 7)]
+    noise = np.random.default_rng(0)
+    for path, frames in zip(files, (5, 7), strict=True):
+        write_video(path, noise.integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8), fps=8)
+    inputs = processor([f"a{VIDEO}b{VIDEO}c"], videos=[files])
+    taken = [len(video) for video in inputs["pixel_values_videos"]]
+    assert taken == [run.n_input] * 2  # as many as it was trained on
+    promised = [processor.num_video_tokens(frames, 32, 32) for frames in taken]
+    assert int((inputs["input_ids"] == model.config.video_token_id).sum()) == sum(promised)
+    found = model.encode(inputs["pixel_values_videos"], inputs["video_seconds"])
+    assert [embeds.shape[0] * (embeds.shape[1] + 2) for embeds in found] == promised
+    _, positions = model.splice(inputs["input_ids"], inputs["pixel_values_videos"], inputs["attention_mask"])
+    assert int(positions[0, -1]) == sum(3 * frames // k for frames in taken) + 3 * len(vlm.ids("a")) - 1
+    assert torch.isfinite(model(**inputs).logits).all()
 
 
 @torch.no_grad()

@@ -228,6 +228,12 @@ def test_what_says_nothing_of_sizes_is_refused(kimi):
         (folder / "config.json").write_text(json.dumps({"vision_config": {"vt_num_attention_heads": heads}}))
         with pytest.raises(ValueError, match="attention heads do not divide 32 channels"):
             load_moonvit(folder)
+    for name, value in (("projector_ln_eps", 1e-6), ("mm_projector_type", "patchmergerv2"), ("merge_type", 3)):
+        said = {"vt_num_attention_heads": 2, "merge_kernel_size": [2, 2], name: value}
+        (folder / "config.json").write_text(json.dumps({"vision_config": said}))
+        with pytest.raises(ValueError, match=f"does not describe Kimi K2.5's tower: {name} = "):
+            load_moonvit(folder)
+    (folder / "config.json").write_text(json.dumps({"vision_config": {"vt_num_attention_heads": 2}}))
     state = load_file(folder / "model.safetensors")
     del state["vision_tower.patch_embed.pos_emb.weight"]
     save_file(state, folder / "model.safetensors")

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -408,6 +409,24 @@ def test_learning_curves_have_a_column_a_number_of_samples_and_a_panel(tmp_path)
     assert "Learning curves" not in markdown(rows[:6])
 
 
+def test_benchmarks_have_equal_flops_and_learning_curves_of_their_own(tmp_path):
+    rows = fair_rows(tmp_path, {"batch": 8}, seeds=(0,), trained_steps=400, training_flops=4e12)
+    for more in ({"times": 4}, {"equal": FLOPS}):
+        rows += fair_rows(tmp_path, {"batch": 8} | more, seeds=(0,), shift=0.2, trained_steps=900, training_flops=6e12)
+    counts = {"secret": 0, "unanswered": 0, "missing": 0, "replies": 0, "words": 0}
+    for row in rows:
+        answers = tmp_path / "cells" / row["id"]
+        shutil.copytree(answers, answers / "mvbench")
+        score = {name: row[name] for name in ("accuracy", "stderr", "by_category", "questions")}
+        row |= {"scores": {"mvbench": score | counts}, "evaluation": {"prompt": "likelihood"}}
+    write_rows(tmp_path, rows)
+    text = markdown(read_results(tmp_path))
+    for title in ("At equal training FLOPs, those of `none`, k = 1, 16 frames at 32 px", "Learning curves"):
+        own, asked = (section(text, title + where) for where in ("\n", ", MVBench\n"))
+        assert own.split("\n", 1)[1] == asked.split("\n", 1)[1]
+    assert text.count("| te_fusion | 4 | 16 | **") == 6  # accuracy, FLOPs, curve: once each, on both
+
+
 def test_each_init_has_tables_and_a_panel_of_its_own(tmp_path):
     rows = [row for init in ("image", "scratch") for row in fair_rows(tmp_path, {"init": init, "lr": 0.001})]
     write_rows(tmp_path, rows)
@@ -416,6 +435,11 @@ def test_each_init_has_tables_and_a_panel_of_its_own(tmp_path):
     for title in ("Accuracy, 16 input frames", "Cost, 16 input frames", "Controls"):
         for init in ("image", "scratch"):
             assert "init" not in section(text, f"{title}, init={init}").split("\n", 1)[1]
+    more = [
+        row for init in ("image", "scratch") for row in fair_rows(tmp_path, {"init": init, "times": 4, "lr": 0.001})
+    ]
+    for init in ("image", "scratch"):
+        assert "init" not in section(markdown(rows + more), f"Learning curves, init={init}").split("\n", 1)[1]
     claims = section(text, "What may be claimed")
     assert "| te_fusion init=image | 4 |" in claims
     assert "| te_fusion init=scratch | 4 |" in claims

@@ -261,3 +261,6 @@ TINY_VLMS: dict[str, Callable[[], TinyVLM]] = {
     "InternVL3": internvl,
     "SmolVLM2": smolvlm,
 }
+
+OLDEST = "5.17"  # the version of transformers that everything runs on
+BEAMS_SINCE: dict[str, str | None] = {"GLM-4.1V": None}  # a later version; None where the library itself has none

@@ -22,6 +22,16 @@ from tefusion.projector import PatchMerger
 from tefusion.vision import VideoEncoder
 
 KIMI, KIMI_PROJECTOR = "vision_tower.", "mm_projector."
+KIMI_FIXED = {  # what the configuration may say, and ours is: other releases of the family differ here
+    "merge_kernel_size": [2, 2],
+    "merge_type": "sd2_tpool",
+    "mm_projector_type": "patchmerger",
+    "pos_emb_interpolation_mode": "bicubic",
+    "pos_emb_type": "divided_fixed",
+    "projector_hidden_act": "gelu",
+    "projector_ln_eps": 1e-5,
+    "video_attn_type": "spatial_temporal",
+}
 QWEN2_VL = "visual."
 STC_PREFIX = "model.mm_projector."
 REGSTAGE = {"norm1": "conv1.bn", "norm2": "conv2.bn", "norm3": "conv3.bn", "se.fc1": "se.fc1", "se.fc2": "se.fc2"}
@@ -48,6 +58,9 @@ def load_moonvit(folder: str | Path, k: int = 4, dtype: torch.dtype | None = Non
     vision = read_object(file).get("vision_config")
     known = vision if isinstance(vision, dict) else {}
     heads: Any = known.get("vt_num_attention_heads", known.get("num_attention_heads"))
+    if odd := [name for name, value in KIMI_FIXED.items() if known.get(name, value) != value]:
+        said = ", ".join(f"{name} = {brief(known[name])}" for name in odd)
+        raise ValueError(f"{file} does not describe Kimi K2.5's tower: {said}")
     tower = Checkpoint(folder, KIMI, "Kimi K2.5's checkpoint")
     (patch_width, _, patch, _), (rows, columns, width), (mlp, _) = (
         shape_of(tower, KIMI + name, dims)

@@ -35,13 +35,13 @@ def lines_by_benchmark(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
     return {name: lines[name] for name in TITLES if name in lines}
 
 
-def asked_lines(rows: Sequence[Mapping]) -> dict[str, list[dict]]:
-    """The lines of the benchmarks that `eval=` named, which the rows carry as scores."""
+def asked_lines(rows: Sequence[Mapping], every: bool = False) -> dict[str, list[dict]]:
+    """The primary lines, or `every` one, of the benchmarks that `eval=` named, which the rows carry as scores."""
     found: dict[str, list[Mapping]] = defaultdict(list)
     for row in rows:
         for name, asked in asked_rows(row):
             found[name].append(asked)
-    return primary_lines(found)
+    return {name: table(found[name]) for name in TITLES if name in found} if every else primary_lines(found)
 
 
 def primary_lines(found: Mapping[str, Sequence[Mapping]]) -> dict[str, list[dict]]:
@@ -80,6 +80,7 @@ def sentence(name: str, rows: Sequence[Mapping]) -> str:
     shares = dict.fromkeys(percent(f([score["accuracy"] for score in scores])) for f in (min, max))
     counts = dict.fromkeys(plural(score["questions"], "question") for score in scores)
     said = [f"{SOURCES[name].title}: {' to '.join(shares)} % of {' or '.join(counts)}"]
+    said += dict.fromkeys(part for row in rows for part in taken(row["evaluation"]))
     if secret := max(score["secret"] for score in scores):
         said.append(f"{secret} more are secret, their answers in leaderboard.json")
     if unanswered := max(score["unanswered"] for score in scores):
@@ -90,6 +91,15 @@ def sentence(name: str, rows: Sequence[Mapping]) -> str:
         of_it = [row["scores"][name] for row in rows if row["evaluation"]["prompt"] == prompt]
         said.append(read_how(prompt, sum(score["replies"] for score in of_it), sum(score["words"] for score in of_it)))
     return "; ".join(said)
+
+
+def taken(evaluation: Mapping) -> list[str]:
+    """A part of a benchmark is not the benchmark."""
+    if count := evaluation.get("limit"):
+        return [f"only the first {count} are asked"]
+    if count := evaluation.get("subset"):
+        return [f"only {count} are asked, drawn by seed {evaluation.get('subset_seed', 0)}"]
+    return []
 
 
 def read_how(prompt: str, replies: int, words: int) -> str:
