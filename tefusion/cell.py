@@ -78,7 +78,7 @@ def train_cell(
         | {"peak_memory_mb": peak.read(), "seconds": progress.elapsed()}  # without the benchmarks
         | provenance()
     )
-    scores = examine(vlm, run, cell.evaluation, cache, out / "cells" / name, send)
+    scores = examine(vlm, run, cell.asked, cache, out / "cells" / name, send)
     return vlm, row | ({"scores": scores} if scores else {})
 
 
@@ -109,7 +109,7 @@ def describe(cell: Cell, name: str) -> dict[str, object]:
         "data": run.data,
         "steps": run.steps,
         "settings": asdict(run),
-        "evaluation": cell.evaluation.settings,
+        "evaluation": cell.asked.settings,
         "protocol": PROTOCOL,
     }
 

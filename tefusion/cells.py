@@ -68,7 +68,12 @@ class Cell:
     def id(self, content: str) -> str:
         """`content` says what the data holds: the same settings on other data are another cell, and so is the same
         model asked other benchmarks."""
-        return digest(self.run, content, PROTOCOL, *self.evaluation.identity)
+        return digest(self.run, content, PROTOCOL, *self.asked.identity)
+
+    @property
+    def asked(self) -> Evaluation:
+        """Trials choose a learning rate on dev: no benchmark is asked of them."""
+        return UNASKED if "trial" in self.control.split(",") else self.evaluation
 
     def joined(self, control: str, n_per_k: int) -> "Cell":
         """In one more part. A method or the baseline is no control, whatever else it serves as."""

@@ -18,8 +18,8 @@ def curves(lines: Iterable[Mapping]) -> list[Curve]:
 
 
 def samples(line: Mapping) -> int:
-    """What a run of this line sees before it is scored."""
-    return line["steps"] * setting(line, "times") * setting(line, "batch")
+    """What a run of this line sees before it is scored; 0 where its row does not say."""
+    return (line["steps"] or 0) * setting(line, "times") * setting(line, "batch")
 
 
 def without(line: Mapping, *names: str) -> dict:

@@ -13,6 +13,8 @@ NEEDED = {
     "done": ("compressor", "k", "n_input", "l_decoder", "seed", "accuracy", "stderr", "by_category", "questions"),
     "failed": ("compressor", "k", "seed", "reason"),
 }
+COUNTS = ("questions", "unanswered", "secret", "missing", "replies", "words")
+SCORED = ("accuracy", "stderr", "by_category", "asked", *COUNTS)  # of a benchmark
 
 
 class ResultsError(ValueError):
@@ -90,9 +92,17 @@ def _problem(row: object) -> str | None:
         return f"cell {row['id']} lacks {', '.join(missing)}"
     if row["status"] == "failed":
         return None
-    scores = row.get("scores") or {}
     accuracies = {"accuracy": row["accuracy"], **row["by_category"]}
-    accuracies |= {f"accuracy on {name}": score["accuracy"] for name, score in scores.items()}
+    scores = row.get("scores", {})
+    if not isinstance(scores, dict) or not all(isinstance(score, dict) for score in scores.values()):
+        return f"cell {row['id']}: scores must be an object of objects"
+    if scores and "prompt" not in row.get("evaluation", {}):
+        return f"cell {row['id']} has scores and lacks the prompt of its evaluation"
+    for benchmark, score in scores.items():
+        if missing := [name for name in SCORED if name not in score]:
+            return f"cell {row['id']} lacks {', '.join(missing)} of its score on {benchmark}"
+        shares = {"accuracy": score["accuracy"], **score["by_category"]}
+        accuracies |= {f"{name} on {benchmark}": share for name, share in shares.items()}
     for name, value in accuracies.items():
         if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN fails as well
             return f"cell {row['id']}: {name} must lie between 0 and 1, got {value!r}"

@@ -253,11 +253,15 @@ def test_beams(name):
     if since is None or Version(transformers.__version__) < Version(since):
         pytest.skip("the library tells the rows' videos apart by the placeholders of the uncompressed ones")
     tiny, made = compressed(name)
-    batch = shorten(made, tiny.batch([[4], [4]]))
-    found = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
-    batch = shorten(made, tiny.batch([[4]]))
-    alone = tiny.model.generate(**batch, max_new_tokens=3, num_beams=2, num_return_sequences=2, do_sample=False)
-    assert found[:2].tolist() == alone.tolist()
+    settings = {"max_new_tokens": 3, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
+
+    def beams(batch):
+        return [row[batch["input_ids"].shape[1] :].tolist() for row in tiny.model.generate(**batch, **settings)]
+
+    second = tiny.batch([[4]], seed=1)
+    second["input_ids"][0, 0] += 1  # the second row's first word
+    alone = [beams(shorten(made, batch)) for batch in (tiny.batch([[4]]), second)]
+    assert beams(shorten(made, tiny.batch([[4], [4]]))) == [*alone[0], *alone[1]]
 
 
 def test_saved_and_loaded(name, tmp_path):

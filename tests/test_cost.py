@@ -160,7 +160,8 @@ def test_describe_says_what_a_run_costs():
 
 
 def test_the_zoos_table_has_a_line_for_each_method():
-    rows = zoo().splitlines()
+    text = zoo()
+    rows = text.splitlines()
     assert len({row.count("|") for row in rows}) == 1
     assert [row.split("`")[1] for row in rows[2:]] == list(COMPRESSORS)
     fusion, pooled, fewer = (
@@ -173,6 +174,8 @@ def test_the_zoos_table_has_a_line_for_each_method():
     assert f"| inside | group | yes | 1.11x | {more:+,} |" in fusion
     assert pytest.approx(work, abs=0.015) == 1.11  # the patch map and the projector have no part in it
     assert "| after | group | no |" in pooled
+    for name, reach in (("te_shift", "inside | clip"), ("pvc", "inside | past"), ("ssm", "after | clip")):
+        assert f"| `{name}` | {reach} |" in text
     assert "| 0 |" in pooled
     assert "| control, before | group | yes | 0.25x | 0 |" in fewer
 

@@ -166,11 +166,10 @@ def test_a_question_that_the_context_cannot_hold_is_refused_before_anything_trai
     LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=video + longest + 15).save_pretrained(tmp_path)
     words = [f"eval=lvbench:{benches['lvbench']}", "prompt=paper", "compressor=te_fusion", "k=2", "n_input=4"]
     words += [f"decoder={tmp_path}", "encoder=tiny", f"home={tmp_path / 'home'}", f"data={clips}", "steps=1", "batch=2"]
-    for command, more in (("sweep", ["controls=false"]), ("train", [])):
-        assert cli.run(command, [*words, *more]) == 2
-        said = capsys.readouterr().err
-        assert f"tokens are 1 more than the decoder's context of {video + longest + 15}" in said
-        assert f"({video} of video, {longest} of the longest question, 16 of the reply)" in said
+    assert cli.run("train", words) == 2
+    said = capsys.readouterr().err
+    assert f"tokens are 1 more than the decoder's context of {video + longest + 15}" in said
+    assert f"({video} of video, {longest} of the longest question, 16 of the reply)" in said
     assert not (tmp_path / "home").exists()
 
 
@@ -293,6 +292,7 @@ def test_a_sweeps_rows_carry_the_scores_beside_their_own(swept, benches):
 
 def test_the_reports_show_every_benchmark(swept):
     out, _ = swept
+    assert "only the first 6 are asked" in (out / "report.md").read_text()
     (line,) = [x for x in asked_lines(read_results(out))["motionbench_dev"] if x["compressor"] == "pllava"]
     (row,) = [row for row in read_results(out) if row["compressor"] == "pllava"]
     assert line["accuracy"] == row["scores"]["motionbench"]["accuracy"]
@@ -331,6 +331,42 @@ def test_each_score_stands_in_its_own_column(tmp_path):
     assert list(found) == ["generated", *expected]
     assert {name: line["accuracy"] for name, (line,) in found.items() if name in expected} == expected
     assert found["videomme_long"][0]["questions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (3, "scores must be an object of objects"),
+        ({"mvbench": 0.5}, "scores must be an object of objects"),
+        ({"mvbench": {"accuracy": 0.5}}, "has scores and lacks the prompt of its evaluation"),
+        ({"mvbench": {"accuracy": 0.5}}, "lacks stderr, by_category, asked"),
+        ({"mvbench": {"accuracy": 1.5}}, "accuracy on mvbench must lie between 0 and 1, got 1.5"),
+    ],
+)
+def test_a_score_that_cannot_be_reported_is_one_line(scores, says, tmp_path, capsys):
+    row = made(tmp_path, mvbench={"accuracy": 0.5})
+    if says.startswith("accuracy"):
+        scores = {"mvbench": row["scores"]["mvbench"] | scores["mvbench"]}
+    write_rows(tmp_path, [{**row, "scores": scores} | ({"evaluation": {}} if "prompt" in says else {})])
+    assert cli.run("report", [f"out={tmp_path}"]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"limit": 3}, "only the first 3 are asked"),
+        ({"subset": 2, "subset_seed": 7}, "only 2 are asked, drawn by seed 7"),
+    ],
+)
+def test_a_part_of_a_benchmark_says_so(settings, says, tmp_path):
+    (said,) = scored([made(tmp_path, {"prompt": "likelihood"} | settings, mvbench={"accuracy": 0.5})])
+    assert says in said
+
+
+def test_a_trial_is_asked_no_benchmark(benches):
+    one = Cell(RUN, evaluation=asked(benches, "lvbench"))
+    assert replace(one, control="trial").id("data") == Cell(RUN).id("data") != one.id("data")
 
 
 def test_scores_in_other_words_are_other_lines(tmp_path):

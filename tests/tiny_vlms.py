@@ -263,10 +263,4 @@ TINY_VLMS: dict[str, Callable[[], TinyVLM]] = {
 }
 
 OLDEST = "5.17"  # the version of transformers that everything runs on
-BEAMS_SINCE: dict[str, str | None] = {  # a later version; None where the library itself has none
-    "Qwen3-VL": "5.24",
-    "VideoLLaMA3": "5.24",
-    "InternVL3": "5.24",
-    "SmolVLM2": "5.24",
-    "GLM-4.1V": None,
-}
+BEAMS_SINCE: dict[str, str | None] = {"GLM-4.1V": None}  # a later version; None where the library itself has none

@@ -80,6 +80,7 @@ def sentence(name: str, rows: Sequence[Mapping]) -> str:
     shares = dict.fromkeys(percent(f([score["accuracy"] for score in scores])) for f in (min, max))
     counts = dict.fromkeys(plural(score["questions"], "question") for score in scores)
     said = [f"{SOURCES[name].title}: {' to '.join(shares)} % of {' or '.join(counts)}"]
+    said += dict.fromkeys(part for row in rows for part in taken(row["evaluation"]))
     if secret := max(score["secret"] for score in scores):
         said.append(f"{secret} more are secret, their answers in leaderboard.json")
     if unanswered := max(score["unanswered"] for score in scores):
@@ -90,6 +91,15 @@ def sentence(name: str, rows: Sequence[Mapping]) -> str:
         of_it = [row["scores"][name] for row in rows if row["evaluation"]["prompt"] == prompt]
         said.append(read_how(prompt, sum(score["replies"] for score in of_it), sum(score["words"] for score in of_it)))
     return "; ".join(said)
+
+
+def taken(evaluation: Mapping) -> list[str]:
+    """A part of a benchmark is not the benchmark."""
+    if count := evaluation.get("limit"):
+        return [f"only the first {count} are asked"]
+    if count := evaluation.get("subset"):
+        return [f"only {count} are asked, drawn by seed {evaluation.get('subset_seed', 0)}"]
+    return []
 
 
 def read_how(prompt: str, replies: int, words: int) -> str:

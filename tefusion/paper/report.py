@@ -7,7 +7,7 @@ from pathlib import Path
 from tefusion.drawing import save
 from tefusion.files import replace_file
 from tefusion.paper import cost, figure6, missed
-from tefusion.paper.benchmarks import TITLES, lines_by_benchmark
+from tefusion.paper.benchmarks import TITLES, lines_by_benchmark, scored
 from tefusion.paper.tables import tables
 from tefusion.paper.text import as_csv, latex, markdown
 from tefusion.results import parts
@@ -19,7 +19,8 @@ def write_paper(folder: str | Path, more: Sequence[str | Path] = ()) -> Path:
 
     `more` names further run folders whose rows are merged in.
     """
-    found = lines_by_benchmark(read_results([folder, *more]))
+    rows = read_results([folder, *more])
+    found = lines_by_benchmark(rows)
     if not found:
         raise ResultsError(f"{folder} has no finished cell to lay out")
     out = Path(folder) / "paper"
@@ -27,7 +28,8 @@ def write_paper(folder: str | Path, more: Sequence[str | Path] = ()) -> Path:
     laid = tables(found)
     replace_file(out / "tables.csv", as_csv(laid).encode())
     replace_file(out / "tables.tex", latex(laid).encode())
-    blocks = [markdown(laid), *figures(found, out), *hard(found, out)]
+    said = "".join(f"- {line}.\n" for line in scored(rows))
+    blocks = [markdown(laid), *([f"## Benchmarks\n\n{said}"] if said else []), *figures(found, out), *hard(found, out)]
     replace_file(out / "paper.md", "\n".join(blocks).encode())
     return out / "paper.md"
 

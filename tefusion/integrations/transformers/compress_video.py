@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tefusion.choices import nearest
 from tefusion.compressors import COMPRESSORS, Compressor, create_compressor
+from tefusion.integrations.transformers.beams import Beams
 from tefusion.integrations.transformers.calls import replace_attribute
 from tefusion.integrations.transformers.host import Host, Visual
 from tefusion.integrations.transformers.hosts import find_owner, host_of
@@ -17,6 +18,7 @@ from tefusion.integrations.transformers.placeholders import Placeholders, length
 from tefusion.integrations.transformers.video_compressor import VideoCompressor
 
 TRAINABLE = ("all", "compressor")
+EXPAND = "_expand_inputs_for_generation"  # where transformers repeats a row's inputs for its beams
 
 
 class CompressedVideo:
@@ -92,6 +94,8 @@ def compress_video_(
     for part in parts:
         part.config.video_compressor = settings
     install(owner)
+    if hasattr(model, EXPAND):
+        replace_attribute(model, EXPAND, Beams(owner, getattr(model, EXPAND)))
     if trainable == "compressor":
         model.requires_grad_(False)
         module.requires_grad_(True)

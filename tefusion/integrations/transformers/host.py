@@ -81,6 +81,12 @@ class Host:
         """A batch of the processor as the compressed model takes it, but for the length of its prompts."""
         return dict(batch)
 
+    def reordered(self, inputs: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+        """What of the inputs is videos', each as often as `order` names it and where."""
+        videos = inputs[self.pixels]
+        same = isinstance(videos, Tensor)
+        return {self.pixels: videos[list(order)] if same else [videos[i] for i in order]}
+
     def enter(self, compress: Any, own: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """In place of the method by which the model makes features of its videos, which is `own`."""
         return compress(self, arguments[self.pixels], arguments.get("video_grid_thw"))

@@ -76,6 +76,10 @@ class PictureHost(FrameHost):
         """Of the processor's inputs, those with a row for each picture."""
         return {"pixel_values": batch["pixel_values"]}
 
+    def reordered(self, inputs: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+        names = [name for name in ("pixel_values", "pixel_attention_mask") if inputs.get(name) is not None]
+        return {name: [inputs[name][i] for i in order] for name in names}
+
     def enter(self, compress: Any, own: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         visuals = arguments["pixel_values"]
         if isinstance(visuals, Tensor):

@@ -57,6 +57,16 @@ class PackedHost(Host):
         grid = batch.get("video_grid_thw")
         return [Placeholders(t, h * w // 4, self.extra_tokens) for t, h, w in ([] if grid is None else as_lists(grid))]
 
+    def reordered(self, inputs: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+        parts = inputs[self.pixels].split(inputs["video_grid_thw"].prod(-1).tolist())
+        rows = ("video_grid_thw", "second_per_grid_ts", "video_merge_sizes")
+        given = {name: inputs[name] for name in rows if inputs.get(name) is not None}
+        chosen = {
+            name: value[list(order)] if isinstance(value, Tensor) else [value[i] for i in order]
+            for name, value in given.items()
+        }
+        return {self.pixels: torch.cat([parts[i] for i in order]), **chosen}
+
     def videos(self, pixels: Any, grid: Tensor | None) -> list[Tensor]:
         if grid is None:
             raise ValueError("video_grid_thw is missing")
