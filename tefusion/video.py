@@ -16,16 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from jaxtyping import UInt8
-from torch.nn import functional
 
 from tefusion.containers import Clip, VideoError, clip_of, opened, probe
 from tefusion.pictures import is_pictures, picture_clip, read_pictures
 from tefusion.sampling import Request, Size, parse_size, sample
 
-__all__ = ["Decoded", "Request", "VideoError", "decode", "parse_size", "read_video", "resize", "sample", "versions"]
+__all__ = ["Decoded", "Request", "VideoError", "decode", "parse_size", "read_video", "sample", "versions"]
 
 MOST_BYTES = 4 << 30  # of the frames of one request: what a small file can unfold to has no other bound
 THREADED_PIXELS = 50_000_000  # in a smaller clip, starting the decoder's threads costs more than they save
@@ -233,11 +231,8 @@ def _upright(array: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
 def _resized(array: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     if size is None or array.shape[:2] == size:
         return array
+    import torch
+
+    from tefusion.resize import resize
+
     return resize(torch.from_numpy(array)[None], size)[0].numpy()
-
-
-def resize(frames: UInt8[torch.Tensor, "t h w 3"], size: tuple[int, int]) -> UInt8[torch.Tensor, "t h2 w2 3"]:
-    """To (height, width), bicubic and antialiased, without cropping."""
-    pixels = rearrange(frames.float(), "t h w c -> t c h w")
-    pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True)
-    return rearrange(pixels.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c").contiguous()

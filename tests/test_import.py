@@ -31,6 +31,10 @@ def test_the_encoder_and_the_vlm_need_nothing_heavy_until_used(torchs_own):
     assert (loaded("tefusion.vlm") & HEAVY) - torchs_own == set()
 
 
+def test_frames_are_read_without_torch():
+    assert loaded("tefusion.video") & {"torch", *HEAVY} == set()
+
+
 def test_the_package_alone_does_not_even_need_torch():
     assert loaded("tefusion") & {"torch", "numpy", *HEAVY} == set()
 

@@ -15,7 +15,8 @@ from tefusion.data.motion_augment import augment
 from tefusion.data.prompt import prompt
 from tefusion.data.question import Question
 from tefusion.data.source import Split
-from tefusion.video import Decoded, VideoError, resize
+from tefusion.resize import resize
+from tefusion.video import Decoded, VideoError
 
 log = logging.getLogger(__name__)
 BAD_VIDEOS = 0.01  # the share of a training set that may be unreadable

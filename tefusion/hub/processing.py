@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from transformers import BatchFeature, ProcessorMixin
 
 from tefusion.choices import brief
-from tefusion.video import Request, decode, parse_size, resize
+from tefusion.resize import resize
+from tefusion.video import Request, decode, parse_size
 from tefusion.vision import grid_of, groups_of, pixels
 
 VIDEO = "<|video|>"
