@@ -165,9 +165,10 @@ def train(words: Sequence[str]) -> None:
     out = Path(own.out) if own.out else None
     with listening():
         kept = train_and_keep(run, out, Path(own.home), own.log_with, send, own.save_every, evaluation)
-        for line in scored(read_results(kept)):
-            say(line)
-        say(str(kept))
+        if is_first():  # the others may be here before the row is written
+            for line in scored(read_results(kept)):
+                print(line)
+            print(kept, flush=True)
 
 
 def say(text: str) -> None:
