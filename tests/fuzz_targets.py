@@ -55,6 +55,7 @@ class Target:
 
 class Video(Target):
     def prepare(self) -> None:
+        import tefusion.resize  # noqa: F401, PyTorch, which a reader loads only where it resizes
         from tefusion.video import VideoError
 
         self.error, self.names = VideoError, ("clip.mp4",)
