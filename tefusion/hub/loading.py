@@ -1,12 +1,15 @@
 """A saved model from anybody: what does not fit is one line, before memory is taken for it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from tefusion.choices import brief, in_short, listed
 from tefusion.encoders.released import DTYPES, named
@@ -30,37 +33,39 @@ UNLOADABLE = (  # what transformers and safetensors say of a stranger's files
 
 def load_pretrained(folder: Path) -> tuple[TEFusionForConditionalGeneration, TEFusionProcessor]:
     """Raises ValueError that names what is missing, unexpected, of another shape or not finite."""
-    kind = read_object(folder / "config.json").get("model_type")
-    if kind != TEFusionConfig.model_type:
-        raise ValueError(f"{folder} holds no model of tefusion: its model_type is {brief(kind)}")
-    try:
-        config = TEFusionConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            expected = TEFusionForConditionalGeneration(config)
-        check_headers(folder, expected)
-        model = TEFusionForConditionalGeneration.from_pretrained(folder)
+    with loadable(folder, TEFusionConfig, "model"):
+        model = load(folder, TEFusionConfig, TEFusionForConditionalGeneration)
         processor = TEFusionProcessor.from_pretrained(folder)
-    except UNLOADABLE as error:
-        raise ValueError(f"{folder} cannot be loaded: {in_short(error)}") from None
     check_finite(folder, model)
     return model, processor
 
 
 def load_tower(folder: Path) -> TEFusionVisionModel:
     """A tower alone. Raises ValueError as `load_pretrained` does."""
-    kind = read_object(folder / "config.json").get("model_type")
-    if kind != TEFusionVisionConfig.model_type:
-        raise ValueError(f"{folder} holds no tower of tefusion: its model_type is {brief(kind)}")
-    try:
-        config = TEFusionVisionConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            expected = TEFusionVisionModel(config)
-        check_headers(folder, expected)
-        model = TEFusionVisionModel.from_pretrained(folder)
-    except UNLOADABLE as error:
-        raise ValueError(f"{folder} cannot be loaded: {in_short(error)}") from None
+    with loadable(folder, TEFusionVisionConfig, "tower"):
+        model = load(folder, TEFusionVisionConfig, TEFusionVisionModel)
     check_finite(folder, model)
     return model
+
+
+@contextmanager
+def loadable(folder: Path, config: type[PreTrainedConfig], noun: str) -> Iterator[None]:
+    """Whatever is wrong with a folder that should be of this kind, as one ValueError."""
+    kind = read_object(folder / "config.json").get("model_type")
+    if kind != config.model_type:
+        raise ValueError(f"{folder} holds no {noun} of tefusion: its model_type is {brief(kind)}")
+    try:
+        yield
+    except UNLOADABLE as error:
+        raise ValueError(f"{folder} cannot be loaded: {in_short(error)}") from None
+
+
+def load(folder: Path, config: type[PreTrainedConfig], model: type[PreTrainedModel]) -> Any:
+    """Held against its files' headers before any of them is read."""
+    with torch.device("meta"):
+        expected = model(config.from_pretrained(folder))
+    check_headers(folder, expected)
+    return model.from_pretrained(folder)
 
 
 def check_finite(folder: Path, model: PreTrainedModel) -> None:
