@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tefusion.cells import PROTOCOL, Cell, content
 from tefusion.checkpoint import Checkpoints, clear, save_whole
-from tefusion.config import SAVE_EVERY, Run
+from tefusion.config import SAVE_EVERY, Run, changed
 from tefusion.cost import PeakMemory, count, measure
 from tefusion.data.source import data_folder, load_split
 from tefusion.effort import effort, trained
@@ -54,7 +54,7 @@ def train_cell(
     vlm = create_vlm(run)
     if image:
         load_image_weights(vlm, load_file(image))
-    checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, asdict(spent))
+    checkpoints = Checkpoints(checkpoint_folder(out, name), save_every, changed(spent))
     notes = Log(out / "cells" / name / "log.jsonl", acc, send, spent.steps)
     train_videos(vlm, split_of(folder, "train"), cache, Training(spent, acc, notes, checkpoints, progress))
     for tracker in acc.trackers:

@@ -5,7 +5,7 @@ A still carries a question, and for each patch which colour is here and where th
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from tefusion.cells import PROTOCOL, content
 from tefusion.checkpoint import Checkpoints, clear, save_whole
-from tefusion.config import Run, digest
+from tefusion.config import Run, changed, digest
 from tefusion.data.examples import Key
 from tefusion.data.motion_augment import SYMMETRIES, Symmetry, arrange_options, turn_frames, turn_patches, turn_question
 from tefusion.data.motion_still import Still, still_questions
@@ -62,7 +62,7 @@ def image_model(
     folder = data_folder(run.data, home)
     path = home / "images" / f"{digest(run, content(folder), PROTOCOL)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    training.checkpoints = Checkpoints(path.with_suffix(".checkpoints"), save_every, asdict(run))
+    training.checkpoints = Checkpoints(path.with_suffix(".checkpoints"), save_every, changed(run))
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(locked(path.with_suffix(".lock"), waiting))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tefusion import cell, cli, evaluate, lock, snapshot, training
 from tefusion.cell import Log, clear_checkpoints, train_cell
 from tefusion.cells import Cell
 from tefusion.checkpoint import Checkpoints
-from tefusion.config import Run
+from tefusion.config import Run, changed
 from tefusion.data.order import Order
 from tefusion.data.source import load_split
 from tefusion.stop import STOPPED
@@ -53,7 +53,7 @@ class Life:
         self.run, self.dies, self.draws = run, dies, []
         self.vlm, acc = create_vlm(run), accelerator(run)
         self.log = Log(folder / "log.jsonl", acc, lambda line: None, run.steps)
-        self.checkpoints = Checkpoints(folder / "checkpoints", 2, asdict(run))
+        self.checkpoints = Checkpoints(folder / "checkpoints", 2, changed(run))
         self.training = Training(run, acc, self.seen, self.checkpoints)
         self.progress = self.training.progress
         train_videos(self.vlm, split, frame_cache(home), self.training)
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_costs_two_steps_and_one_that_does_not_fit_changes_
     for shard in tmp_path.glob("checkpoints/*/shard*"):
         shard.write_bytes(b"")
     vlm, acc = create_vlm(SMALL), accelerator(SMALL)
-    refused = Training(SMALL, acc, checkpoints=Checkpoints(tmp_path / "checkpoints", 2, asdict(SMALL)))
+    refused = Training(SMALL, acc, checkpoints=Checkpoints(tmp_path / "checkpoints", 2, changed(SMALL)))
     with pytest.raises(ValueError, match="no checkpoint can be loaded"):
         train_videos(vlm, few, frame_cache(home), refused)
     assert same_weights(vlm, create_vlm(SMALL))
@@ -237,7 +237,8 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on_and_does(clips, tmp_path, 
 def test_a_cells_checkpoints_are_cleared_when_its_row_is_kept(clips, home, tmp_path):
     run = replace(SMALL, data=str(clips), steps=2)
     train_cell(Cell(run), "cell", tmp_path, home, "", lambda line: None)
-    assert list(tmp_path.glob("cells/cell/checkpoints/step-00000002"))
+    (kept,) = tmp_path.glob("cells/cell/checkpoints/step-00000002/manifest.json")
+    assert json.loads(kept.read_bytes())["settings"] == changed(run)  # a setting that comes later leaves it good
     clear_checkpoints(tmp_path, "cell")
     clear_checkpoints(tmp_path, "cell")
     assert sorted(path.name for path in (tmp_path / "cells/cell").iterdir()) == ["answers.jsonl", "log.jsonl"]
