@@ -31,7 +31,7 @@ HALF = {
     80: {
         64: (Config(128, 64, 8, 2), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
         80: (Config(128, 64, 8, 2), Config(128, 32, 8, 2), Config(32, 128, 8, 2)),
-        128: (Config(128, 64, 8, 2), Config(64, 32, 4, 2), Config(32, 64, 8, 2)),
+        128: (Config(128, 64, 8, 2), Config(64, 32, 8, 2), Config(32, 64, 8, 1)),
     },
     90: {
         64: (Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(64, 128, 8, 2)),
@@ -44,10 +44,11 @@ HALF = {
     },
 }
 # for groups that one tile holds, and for fp32: on every chip
-SHORT, SHORTEST = 64, {128: (Config(64, 64, 4, 2), Config(64, 32, 8, 2), Config(32, 64, 8, 2))}
+SHORT, SHORTEST = 64, {128: (Config(64, 64, 4, 2), Config(64, 32, 8, 2), Config(32, 64, 8, 1))}
 SINGLE = {
     64: (Config(64, 32, 4, 2), Config(64, 32, 4, 2), Config(16, 64, 4, 2)),
-    128: (Config(64, 32, 4, 2), Config(64, 16, 8, 2), Config(16, 32, 8, 2)),
+    96: (Config(32, 16, 8, 1), Config(64, 16, 8, 2), Config(16, 32, 8, 2)),
+    128: (Config(32, 32, 8, 2), Config(64, 16, 8, 2), Config(16, 32, 8, 2)),
 }
 TUNED: dict[str, Config] = {}
 
