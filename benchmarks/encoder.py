@@ -119,6 +119,9 @@ def table(times: list[dict[str, float]], frames: int, threads: int) -> list[dict
 
 
 def write(rows: list[dict[str, object]], path: Path) -> None:
+    """What another machine measured stays, since a ratio on one says little of another."""
+    before = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    rows = [row for row in before if row["machine"] != rows[0]["machine"]] + rows
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()

@@ -80,7 +80,7 @@ class ResidualLayerNorm(nn.LayerNorm):
 def linear(
     x: Float[Tensor, "*lead inputs"], weight: Float[Tensor, "out inputs"], bias: Float[Tensor, " out"] | None = None
 ) -> Float[Tensor, "*lead out"]:
-    """torch.nn.functional.linear: the same numbers up to rounding, on a CPU in fp32 up to twice as fast.
+    """torch.nn.functional.linear: the same numbers up to rounding; in fp32 on some CPUs up to twice as fast.
 
     `TEFUSION_LINEAR` overrides the choice. "onednn" raises ValueError where it cannot serve the call; its gradients are
     still computed by whichever is faster.
