@@ -8,7 +8,7 @@ from typing import Any
 
 from tefusion.choices import brief
 from tefusion.config import RECIPES, SAVE_EVERY, Run, choose, fields, one_each, parse
-from tefusion.launch import is_first
+from tefusion.launch import is_first, leave
 from tefusion.stop import STOPPED, Stopped, listening
 
 
@@ -301,9 +301,9 @@ def run(command: str, words: Sequence[str]) -> int:
 
 def script(command: str) -> None:
     """The root scripts: a command whose words are the script's."""
-    sys.exit(run(command, sys.argv[1:]))
+    leave(run(command, sys.argv[1:]))
 
 
 def main() -> None:
     command, *words = [*sys.argv[1:], ""][: max(1, len(sys.argv) - 1)]
-    sys.exit(run(command, words))
+    leave(run(command, words))

@@ -23,7 +23,7 @@ from tefusion.config import Run
 from tefusion.data.source import load_split
 from tefusion.evaluate import answer_questions
 from tefusion.score import write_answers
-from tefusion.launch import is_first
+from tefusion.launch import is_first, leave
 from tefusion.train import accelerator, create_vlm, frame_cache, reader, train_videos
 from tefusion.training import Training
 
@@ -41,6 +41,7 @@ train_videos(vlm, load_split(clips, "train"), cache, training)
 if is_first():
     write_answers(out / "answers.jsonl", answers)
     (out / "said.json").write_text(json.dumps([losses, training.progress.order, videos]))
+leave()
 """
 
 
@@ -189,3 +190,23 @@ def test_processes_that_do_not_find_together_are_refused(tmp_path):
     del alone["ACCELERATE_USE_CPU"]
     done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True)
     assert "ValueError: 2 processes were started and see 1; set ACCELERATE_USE_CPU=1 without a GPU" in done.stderr
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_who_leaves_has_said_everything_and_one_of_several_takes_nothing_down(world):
+    """What is taken down meets Gloo's threads, which may hold tensors still."""
+    code = """
+import atexit
+from tefusion.launch import leave
+class Held:
+    def __del__(self, write=print):
+        write("taken down")
+held = Held()
+atexit.register(print, "at exit")
+print("done")
+leave(75)
+"""
+    env = environment() | {"WORLD_SIZE": world}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 75
+    assert done.stdout.split("\n") == ["done", "at exit", *(["taken down"] if world == "1" else []), ""]
