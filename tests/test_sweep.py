@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -454,6 +457,25 @@ def test_the_smoke_budget_answers_benchmarks_in_a_minute_of_two_cores(tmp_path):
 def spent():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.heavy
+def test_a_cell_that_hangs_is_a_failed_row_and_the_other_is_done(clips, tmp_path):
+    """Its process is stopped as it trains; 60 seconds are beyond what a busy machine needs to load a model."""
+    mine = words(clips, tmp_path / "home", f"out={tmp_path}", "compressor=te_fusion,qformer", "controls=false")
+    mine = [*mine, "init=scratch", "jobs=2", "hang=60", "steps=400"]
+    process = subprocess.Popen([sys.executable, ROOT / "sweep.py", *[w for w in mine if w != "steps=2"]])
+    while not (logs := list(tmp_path.glob("cells/*/log.jsonl"))) or not logs[0].stat().st_size:
+        time.sleep(0.05)
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    stopped = next(int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
+    os.kill(stopped, signal.SIGSTOP)
+    assert process.wait(timeout=400) == 0
+    assert not Path(f"/proc/{stopped}").exists()
+    rows = {row["status"]: row for row in read_results(tmp_path)}
+    assert set(rows) == {"done", "failed"}
+    assert "no sign of life for 60 s" in rows["failed"]["reason"]
 
 
 @pytest.mark.heavy
