@@ -42,7 +42,7 @@ def test_the_package_alone_does_not_even_need_torch():
 MAY_IMPORT = {
     "kernels": {"kernels"},
     "encoders": {"encoders", "kernels", "choices", "json_files", "tensor_files"},
-    "compressors": {"compressors", "encoders.inflate", "kernels", "choices"},
+    "compressors": {"compressors", "encoders.inflate", "kernels", "choices", "resize"},
     "projector.py": {"encoders.inflate", "kernels"},
     "vision.py": {"compressors", "encoders", "projector", "choices"},
     "pruners": {"pruners", "compressors.options"},

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tefusion.compressors.base import Compressor
-from tefusion.compressors.resize import resize
+from tefusion.resize import resize_pixels
 
 ROWS = {1: 1, 2: 1, 4: 2, 8: 2, 16: 4}  # of the grid, for each k
 
@@ -32,5 +32,5 @@ class ImageGrid(Compressor):
         grid = rearrange(
             video, "b (g r q) c height width -> (b g) c (r height) (q width)", r=ROWS[self.k], q=self.k // ROWS[self.k]
         )
-        small = resize(grid, (video.shape[-2], video.shape[-1]))
+        small = resize_pixels(grid, (video.shape[-2], video.shape[-1]))
         return rearrange(small, "(b g) c height width -> b g c height width", b=len(video))

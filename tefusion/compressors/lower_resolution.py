@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tefusion.compressors.base import LARGEST_GROUP, Clip, Compressor
-from tefusion.compressors.resize import resize
+from tefusion.resize import resize_pixels
 
 
 class LowerResolution(Compressor):
@@ -37,7 +37,7 @@ class LowerResolution(Compressor):
             pixels * shown // patches
             for pixels, shown, patches in zip(video.shape[-2:], self.shown, self.grid, strict=True)
         )
-        small = resize(rearrange(video, "b t c height width -> (b t) c height width"), (height, width))
+        small = resize_pixels(rearrange(video, "b t c height width -> (b t) c height width"), (height, width))
         return rearrange(small, "(b t) c height width -> b t c height width", b=len(video))
 
     def project(
