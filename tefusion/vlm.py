@@ -6,6 +6,7 @@ embeddings and never as text, so a question may contain any token's name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,7 @@ from tefusion.vision import VideoEncoder, pixels
 
 Seconds = Sequence[Float[Tensor, " _t"] | None] | None  # when the frames of each video are shown; None: unknown
 IGNORED = -100  # the label that the loss leaves out
+TEXTS = 4096  # whose tokens are remembered: training asks the same questions again
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class VLM(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.tokenizer = encoder, decoder, tokenizer
         self.pruner, self.prunes_training = pruner or Pruner(), prunes_training
+        self._ids = lru_cache(maxsize=TEXTS)(partial(text_ids, tokenizer))
         width = self.decoder.get_input_embeddings().embedding_dim
         self.boi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
         self.eoi = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
@@ -137,7 +140,7 @@ class VLM(nn.Module):
         return self.pruner.tokens_out(groups, self.encoder.tokens_out(frames, height, width) // groups)
 
     def ids(self, text: str) -> list[int]:
-        return text_ids(self.tokenizer, text)
+        return [*self._ids(text)]
 
     def encode(
         self, videos: list[UInt8[Tensor, "_t _h _w 3"] | None], seconds: Seconds = None
