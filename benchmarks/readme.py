@@ -2,12 +2,13 @@
 
     python benchmarks/readme.py
 
-Reads results/default/ and results/full/ (copies of run folders), the zoo, and what `tefusion describe` prints.
+Reads results/default/, results/full/ and results/zoo/ (copies of run folders), the zoo, and what `tefusion describe`
+prints.
 """
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,8 @@ from rich.console import Console
 from tefusion.config import Run
 from tefusion.describe import describe_run, zoo
 from tefusion.files import replace_file
-from tefusion.report import live_table, read_results
+from tefusion.ranking import ranking
+from tefusion.report import live_table, read_results, table
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
@@ -33,6 +35,7 @@ def blocks(root: Path) -> dict[str, str]:
         "table": results(root, "default"),
         "full": results(root, "full"),
         "zoo": zoo() + "\n",
+        "ranking": results(root, "zoo", in_order),
         "describe": fenced(f"$ tefusion describe compressor=te_fusion k=4 frames=16\n{described}"),
     }
 
@@ -45,22 +48,29 @@ def filled(text: str, blocks: Mapping[str, str]) -> str:
     return BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n{blocks[match[1]]}<!-- /{match[1]} -->", text)
 
 
-def results(root: Path, budget: str) -> str:
-    """The table that a sweep prints, where it comes from, and its figure; a sentence where there is no result."""
+def printed(rows: Sequence[Mapping]) -> str:
+    """The table that the sweep itself prints."""
+    paper = io.StringIO()
+    Console(file=paper, width=80, color_system=None).print(live_table(rows))
+    return fenced("\n".join(line.rstrip() for line in paper.getvalue().splitlines()))
+
+
+def in_order(rows: Sequence[Mapping]) -> str:
+    """The report's ranking."""
+    return "\n".join(ranking(table(rows))) + "\n"
+
+
+def results(root: Path, budget: str, shown: Callable[[Sequence[Mapping]], str] = printed) -> str:
+    """What `shown` makes of a sweep's rows, where they come from, and the figure; a sentence where there is no
+    result."""
     folder = root / "results" / budget
     if not any(folder.glob("results*.jsonl")):
         return f"No result of `budget={budget}` is recorded yet.\n"
     rows = read_results(folder)
-    text = fenced(printed(rows)) + f"\n{origin(rows)} [The report](results/{budget}/report.md) has the intervals.\n"
+    text = f"{shown(rows)}\n{origin(rows)} [The report](results/{budget}/report.md) has the intervals.\n"
     if (folder / "figure.png").is_file():
-        text += f"\n![Accuracy over the compression ratio](results/{budget}/figure.png)\n"
+        text += f"\n![Accuracy with its errors](results/{budget}/figure.png)\n"
     return text
-
-
-def printed(rows: Sequence[Mapping]) -> str:
-    paper = io.StringIO()
-    Console(file=paper, width=80, color_system=None).print(live_table(rows))
-    return "\n".join(line.rstrip() for line in paper.getvalue().splitlines())
 
 
 def origin(rows: Sequence[Mapping]) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from tefusion.curves import curves, samples, without
-from tefusion.figure import TITLES, method_name
-from tefusion.results import METHOD, WORLD, difference, parts, setting
+from tefusion.naming import line_name
+from tefusion.results import METHOD, WORLD, difference, setting
 from tefusion.wording import count, grid, interval, mean_spread, number
 
 Section = tuple[str, list[str]]
@@ -32,7 +32,7 @@ def _beside(chosen: Sequence[Mapping], lines: Sequence[Mapping]) -> list[str]:
     for line in chosen:
         twin = next((other for other in lines if setting(other, "equal") == "samples" and _twins(line, other)), None)
         pair = [twin, line]
-        cells = [_name(line, chosen), line["k"], line["n_input"]]
+        cells = [line_name(line, chosen), line["k"], line["n_input"]]
         cells += ["" if one is None else mean_spread(one) for one in pair]
         cells += [interval(difference(line, twin) if twin else None), interval(line["over_same_tokens"])]
         cells += ["" if one is None else count(one["trained_steps"]) for one in pair]
@@ -63,14 +63,8 @@ def learning_curves(lines: Sequence[Mapping]) -> list[Section]:
     body = []
     for curve in found:
         at = {samples(line): mean_spread(line) for line in curve}
-        cells = [_name(curve[0], first), curve[0]["k"], curve[0]["n_input"], *(at.get(size, "") for size in sizes)]
+        cells = [line_name(curve[0], first), curve[0]["k"], curve[0]["n_input"], *(at.get(size, "") for size in sizes)]
         body.append([*cells, interval(difference(curve[-1], curve[0]))])
     text = "The same runs at multiples of the budget's steps (`times`). What is claimed above is said of"
     text += " `times=1` alone; everything here is exploratory."
     return [("## Learning curves", [text, "", *grid(heads, body)])]
-
-
-def _name(line: Mapping, lines: Sequence[Mapping]) -> str:
-    """A control goes by the part it plays."""
-    played = [title for part, title in TITLES.items() if part in parts(line)]
-    return ", ".join(played) if played else method_name(line, lines)

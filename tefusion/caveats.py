@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from tefusion.estimate import Estimate
-from tefusion.figure import TITLES
+from tefusion.naming import TITLES
 from tefusion.results import parts
 from tefusion.wording import plural
 

@@ -1,24 +1,24 @@
 """Accuracy over the compression ratio, like figure 6 of the paper, and over samples: a line a method, baseline and
-controls behind."""
+controls behind. Methods at a single ratio are ranked instead."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tefusion.curves import Curve, curves, samples
 from tefusion.drawing import GREY, INK, blank, looks_of, ratios_axis, save, tidy
+from tefusion.naming import TITLES, method_name
+from tefusion.rank_panel import RankPanel, draw_ranking
+from tefusion.ranking import is_ranking
 from tefusion.results import by_start, is_primary, mean, parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-TITLES = {"text_only": "text only", "one_frame": "one frame", "fewer_frames": "fewer frames (N/k)"}
-TITLES["lower_resolution"] = "lower resolution"
 
 
 def write_figure(lines: Sequence[Mapping], folder: str | Path) -> list[Path]:
@@ -34,6 +34,8 @@ class Panel:
     methods: Sequence[Mapping]
     base: Sequence[Mapping]
     controls: Sequence[Mapping] = ()
+    left: ClassVar[float] = 0.085  # where the axes begin, as a share of the width
+    inches: ClassVar[float] = 4.5  # in height
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,27 @@ class CurvePanel:
     title: str
     methods: Sequence[Curve]
     behind: Sequence[Curve]
+    left: ClassVar[float] = Panel.left
+    inches: ClassVar[float] = Panel.inches
 
 
-def panels(lines: Sequence[Mapping]) -> list[Panel | CurvePanel]:
+def panels(lines: Sequence[Mapping]) -> list[Panel | RankPanel | CurvePanel]:
     return [*protocol_panels(lines), *curve_panels(lines)]
 
 
 def draw(lines: Sequence[Mapping]) -> "Figure":
     """One panel under another: every number of input frames, every fixed decoder length, then learning curves."""
     shown = panels(lines)
-    figure = blank(7.4, 4.5 * len(shown))
-    for place, panel in enumerate(reversed(shown)):
-        axes = figure.add_axes((0.085, (place + 0.15) / len(shown), 0.62, 0.77 / len(shown)))
-        _panel(axes, panel) if isinstance(panel, Panel) else _curve_panel(axes, panel)
+    whole = sum(panel.inches for panel in shown)
+    figure, bottom = blank(7.4, whole), 0.0
+    for panel in reversed(shown):
+        box = (panel.left, (bottom + 0.675) / whole, 0.705 - panel.left, (panel.inches - 1.035) / whole)
+        DRAW[type(panel)](figure.add_axes(box), panel)
+        bottom += panel.inches
     note = "Bars and band: standard error of the mean, seeds and questions together."
     if max(len(line["by_seed"]) for line in lines) == 1:
         note = "Bars and band: standard error over questions. One seed: training noise is not in them."
-    figure.text(0.085, 0.02 / len(shown), note, fontsize=8, color="#666666")
+    figure.text(0.085, 0.09 / whole, note, fontsize=8, color="#666666")
     return figure
 
 
@@ -85,11 +91,20 @@ def _behind(line: Mapping, method: Mapping) -> bool:
     return not parts(line) and line["n_input"] == method["n_input"]
 
 
-def protocol_panels(lines: Sequence[Mapping]) -> list[Panel]:
+def protocol_panels(lines: Sequence[Mapping]) -> list[Panel | RankPanel]:
     """Of the primary lines, those of each init apart."""
     primary = [line for line in lines if is_primary(line)]
     found = [(start, panel) for start, chosen in by_start(primary).items() for panel in _protocols(chosen)]
-    return [replace(panel, title=panel.title + start) for start, panel in found if panel.methods]
+    named = [replace(panel, title=panel.title + start) for start, panel in found if panel.methods]
+    return [_as_ranking(panel) if is_ranking(panel.methods) else panel for panel in named]
+
+
+def _as_ranking(panel: Panel) -> RankPanel:
+    """With the controls that leave the decoder as many tokens as the methods, or none of the video to compress."""
+    tokens = {line["l_decoder"] for line in panel.methods}
+    everywhere = frozenset({"text_only", "one_frame"})
+    controls = [line for line in panel.controls if parts(line) & everywhere or line["l_decoder"] in tokens]
+    return RankPanel(f"{panel.title}, k = {panel.methods[0]['k']}", panel.methods, [*panel.base, *controls])
 
 
 def _protocols(lines: Sequence[Mapping]) -> list[Panel]:
@@ -112,18 +127,6 @@ def _compressed(lines: list[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
 def matched(line: Mapping, length: int) -> bool:
     """Whether the line belongs to the protocol that gives the decoder `length` frames' worth of tokens."""
     return line["n_input"] == length * line["k"] and parts(line) <= {"one_frame", "fewer_frames"}
-
-
-def method_name(line: Mapping, lines: Sequence[Mapping]) -> str:
-    """The compressor, and whatever else sets it apart among the lines of the same compressor and k."""
-    settings = {**line["settings"], "size": line["size"], **{name: line[name] for name in ("data", "encoder", "steps")}}
-    others = [{**other["settings"], **other} for other in lines if other["compressor"] == line["compressor"]]
-    others = [other for other in others if not parts(other)]
-    # A tuned learning rate is another at each ratio: it sets lines apart where two of a ratio have different ones.
-    same = [other for other in others if all(other[name] == line[name] for name in ("k", "n_input"))]
-    rivals = {name: same if name == "lr_scale" else others for name in settings}
-    apart = [name for name, value in settings.items() if any(o.get(name, value) != value for o in rivals[name])]
-    return " ".join([line["compressor"], *(f"{name}={settings[name]}" for name in apart)])
 
 
 def _panel(axes: "Axes", panel: Panel) -> None:
@@ -250,3 +253,10 @@ def spread_out(ends: Sequence[float], gap: float) -> list[float]:
             (right, many), (left, some) = blocks.pop(), blocks.pop()
             blocks.append([(left * some + right * many) / (some + many), some + many])
     return [centre + gap * (i - (many - 1) / 2) for centre, many in blocks for i in range(int(many))]
+
+
+DRAW: Mapping[type, Callable[["Axes", Any], None]] = {
+    Panel: _panel,
+    RankPanel: draw_ranking,
+    CurvePanel: _curve_panel,
+}

@@ -11,12 +11,14 @@ from tefusion.budgets import equal_flops, learning_curves
 from tefusion.caveats import caveats, standard_errors_from_chance
 from tefusion.data.paper import BENCHMARKS, paper_table3, printed
 from tefusion.family import LEVEL, SEEDS, primary_family
-from tefusion.figure import TITLES, matched, method_name, write_figure
+from tefusion.figure import matched, write_figure
 from tefusion.files import replace_file
 from tefusion.live import live_table
+from tefusion.naming import TITLES, method_name
 from tefusion.paper.benchmarks import TITLES as BENCHMARK_TITLES
 from tefusion.paper.benchmarks import asked_lines
 from tefusion.paper.benchmarks import scored as benchmark_lines
+from tefusion.ranking import ranking
 from tefusion.resolution import resolution
 from tefusion.results import WORLD, by_start, difference, is_primary, is_trial, method_order, parts, pruner, table
 from tefusion.rows import ResultsError, is_set_aside, log_of, read_results
@@ -58,7 +60,7 @@ def markdown(
     scored = [row for row in rows if not is_trial(row)]
     sections = [
         ("# Temporal compressors, side by side", _ran(rows)),
-        ("", [f"![Accuracy over the compression ratio]({picture})"] if picture else []),
+        ("", [f"![Accuracy with its errors]({picture})"] if picture else []),
         ("## What may be claimed", _claims(primary, asked)),
         *_results(primary, paper),
         *((f"## Controls{start}", _controls(chosen)) for start, chosen in by_start(primary).items()),
@@ -130,11 +132,12 @@ def _claims(lines: Sequence[Mapping], asked: Mapping[str, Sequence[Mapping]]) ->
 
 
 def _results(lines: Sequence[Mapping], paper: bool) -> list[tuple[str, list[str]]]:
-    """For each init, a pair of tables for every protocol that was run."""
+    """For each init, the tables of every protocol that was run."""
     sections = []
     for start, title, chosen, compared in _protocols(lines):
         table = _accuracy(chosen, compared, BENCHMARKS[0] if paper else None)
-        sections += [(f"## Accuracy, {title}{start}", table), (f"## Cost, {title}{start}", _cost(chosen))]
+        sections += [(f"## Accuracy, {title}{start}", table), (f"## Ranking, {title}{start}", ranking(chosen))]
+        sections.append((f"## Cost, {title}{start}", _cost(chosen)))
     return sections
 
 

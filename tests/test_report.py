@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tefusion.figure import curve_panels, draw, protocol_panels, spread_out
+from tefusion.ranking import open_ranks, ranked
 from tefusion.report import ResultsError, live_table, markdown, read_results, table, write_report
 from tefusion.results import difference
 from tefusion.rows import append, is_set_aside
@@ -472,7 +473,7 @@ def test_the_report_says_what_the_rows_say(sweep, lines):
     assert "out of memory \\| tried 3 GB" in text
     assert "Every question about these counts as wrong:\n\n- `self-collected/bad.mp4` in 1 cell" in text
     assert "Left out of training:\n\n- `train/worse.mp4` in 2 cells" in text
-    assert "![Accuracy over the compression ratio](figure.png)" in text
+    assert "![Accuracy with its errors](figure.png)" in text
 
 
 def test_what_may_be_claimed_is_the_primary_family_with_enough_seeds(tmp_path, sweep):
@@ -484,6 +485,49 @@ def test_what_may_be_claimed_is_the_primary_family_with_enough_seeds(tmp_path, s
     claims = markdown(read_results(tmp_path)).split("## What may be claimed")[1].split("##")[0]
     (row,) = [line for line in claims.splitlines() if line.startswith("| te_fusion | 4 |")]
     assert row.endswith("| 5 | better |")
+
+
+def test_a_ranking_leaves_open_what_the_seeds_leave_open(tmp_path):
+    """Two methods of the same answers share their ranks; those far apart have one each."""
+    rows = [cell(tmp_path, name, 4, seed=seed, rate=0.9) for name in ("a1", "b1") for seed in range(6)]
+    rows += [cell(tmp_path, name, 4, seed=seed, rate=rate) for name, rate in RATES.items() for seed in range(6)]
+    write_rows(tmp_path, [row for row in rows if row["compressor"] in ("a1", "b1", "kangaroo", "qformer")])
+    found = ranked(table(read_results(tmp_path)))
+    assert {one.line["compressor"]: one.together for one in found} == {
+        "a1": (1, 2),
+        "b1": (1, 2),
+        "kangaroo": (3, 3),
+        "qformer": (4, 4),
+    }
+    assert found[0].behind is None
+    assert found[2].behind.value == pytest.approx(found[2].line["accuracy"] - found[0].line["accuracy"])
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_ranks_that_all_pairs_leave_open_are_never_fewer(tmp_path, seeds):
+    write_rows(tmp_path, sweep_rows(tmp_path, seeds, ratios=(4,)))
+    found = ranked([line for line in table(read_results(tmp_path)) if line["k"] == 4])
+    accuracies = [one.line["accuracy"] for one in found]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for i, one in enumerate(found):
+        assert one.together[0] <= one.alone[0] <= i + 1 <= one.alone[1] <= one.together[1]
+
+
+def test_nothing_told_apart_leaves_every_rank_open(lines):
+    chosen = [line for line in lines if line["k"] == 4]
+    pairs = {(i, j): difference(b, a) for (i, a), (j, b) in itertools.combinations(enumerate(chosen), 2)}
+    assert open_ranks(len(chosen), pairs, [1.0] * len(pairs)) == [(1, len(chosen))] * len(chosen)
+    sure = open_ranks(len(chosen), pairs, [0.0] * len(pairs))
+    assert sorted(best for best, _ in sure) == list(range(1, len(chosen) + 1))
+    assert all(best == worst for best, worst in sure)
+
+
+def test_a_ranking_is_reported_of_one_ratio_alone(tmp_path, sweep):
+    assert "Ranking" not in markdown(read_results(sweep))
+    text = write_and_read(tmp_path, sweep_rows(tmp_path, ratios=(4,)))
+    rows = [row.split("|")[1].strip() for row in section(text, "Ranking, 16 input frames").splitlines() if "|" in row]
+    assert rows[2:4] == ["te_fusion", "kangaroo"]
+    assert "all 10 of them" in text
 
 
 def test_the_smallest_resolvable_difference_stands_under_each_table(tmp_path, sweep):
@@ -582,6 +626,24 @@ def test_bars_show_seeds_and_questions(lines):
     heights = [segment[:, 1] for bars in axes.containers for bar in bars[2] for segment in bar.get_segments()]
     expected = 100 * (line["accuracy"] + np.array([-1, 1]) * line["error"])
     assert any(np.allclose(height, expected) for height in heights)
+
+
+def test_methods_at_one_ratio_are_rows_in_the_order_of_their_accuracy(tmp_path):
+    write_rows(tmp_path, sweep_rows(tmp_path, ratios=(4,)))
+    lines = table(read_results(tmp_path))
+    figure = draw(lines)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[-2:] == ["kangaroo", "te_fusion"]
+    controls = {"text only", "one frame, fewer frames (N/k)", "fewer frames (N/k)", "lower resolution"}
+    assert set(names) == {*RATES, "baseline", *controls}
+    means = [bars[0].get_xdata()[0] for bars in axes.containers]
+    assert means == sorted(means)
+    assert len(means) == len(names)
+    beside = [text for text in axes.texts if text.get_text() != " chance"]
+    assert all(text.get_window_extent().x0 > axes.get_window_extent().x1 for text in beside)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations([t.get_window_extent() for t in beside], 2))
 
 
 @pytest.mark.parametrize("ends", [[0.5] * 5, [0.1, 0.11, 0.5, 0.52, 0.9], [0.0], [0.0, 1.0]])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tefusion.drawing import GREY, INK, blank, looks_of, tidy
-from tefusion.figure import TITLES, method_name
+from tefusion.naming import TITLES, method_name
 from tefusion.results import MILLISECONDS, parts
 
 if TYPE_CHECKING:
