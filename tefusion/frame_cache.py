@@ -17,6 +17,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,15 @@ def _touch(entry: Path) -> None:
 
 
 def _key(request: Request, digest: str) -> str:
+    found = {"content": digest, "protocol": PROTOCOL, "versions": versions(request.backend)}
+    return json.dumps(_asked(request) | found, sort_keys=True)
+
+
+@lru_cache(maxsize=1024)  # a training asks the same of all its videos
+def _asked(request: Request) -> dict[str, Any]:
     if not request.policy.startswith("fps:") and request.frames % request.multiple_of == 0:
         request = replace(request, multiple_of=1)  # nothing to round: all group sizes share an entry
-    asked = asdict(request) | {"size": request.height_width, "versions": versions(request.backend)}
-    return json.dumps(asked | {"content": digest, "protocol": PROTOCOL}, sort_keys=True)
+    return asdict(request) | {"size": request.height_width}
 
 
 def _packed(decoded: Decoded, key: str) -> bytes:
