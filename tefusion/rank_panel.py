@@ -42,26 +42,30 @@ def draw_ranking(axes: "Axes", panel: RankPanel) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel("accuracy (%)")
-    beside: dict[str, Any] = {
-        "transform": axes.get_yaxis_transform(),
-        "va": "center_baseline",
-        "fontsize": 9,
-        "color": INK,
-    }
-    for place, heading in ((1.16, "accuracy"), (1.33, "rank")):
-        axes.text(place, len(lines) - 0.2, heading, **beside)
+    _beside(axes, len(lines) - 0.2, "accuracy", "rank")
     for y, (line, label) in enumerate(zip(lines, axes.get_yticklabels(), strict=True)):
-        colour, marker = _look(line)
-        label.set_color(GREY if colour == GREY else INK)
-        seeds = [100 * accuracy for accuracy in line["by_seed"].values()]
-        axes.plot(seeds, [y] * len(seeds), marker="o", markersize=3, linestyle="", color=colour, alpha=0.45, zorder=2)
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": "white"}
-        error = 100 * (line["error"] or 0)
-        axes.errorbar([100 * line["accuracy"]], [y], xerr=[error], capsize=2, elinewidth=1.3, zorder=3, **look)
-        axes.text(1.16, y, f"{100 * line['accuracy']:.1f}", **beside)
-        axes.text(1.33, y, ranks.get(id(line), ""), **beside)
+        label.set_color(GREY if parts(line) else INK)
+        _bar(axes, y, line)
+        _beside(axes, y, f"{100 * line['accuracy']:.1f}", ranks.get(id(line), ""))
     _chance(axes, lines)
     _legend(axes, panel.methods)
+
+
+def _beside(axes: "Axes", y: float, accuracy: str, rank: str) -> None:
+    """Two columns right of the axes."""
+    look: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 9, "color": INK}
+    for x, text in ((1.18, accuracy), (1.37, rank)):
+        axes.text(x, y, text, ha="right", va="center_baseline", **look)
+
+
+def _bar(axes: "Axes", y: int, line: Mapping) -> None:
+    """Seeds as points, the mean with its error over them."""
+    colour, marker = _look(line)
+    seeds = [100 * accuracy for accuracy in line["by_seed"].values()]
+    axes.plot(seeds, [y] * len(seeds), marker="o", markersize=3, linestyle="", color=colour, alpha=0.45, zorder=2)
+    look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": "white"}
+    error = 100 * (line["error"] or 0)
+    axes.errorbar([100 * line["accuracy"]], [y], xerr=[error], capsize=2, elinewidth=1.3, zorder=3, **look)
 
 
 def _name(line: Mapping, lines: Sequence[Mapping]) -> str:
@@ -82,10 +86,11 @@ def _chance(axes: "Axes", lines: Sequence[Mapping]) -> None:
 
 
 def _legend(axes: "Axes", methods: Sequence[Mapping]) -> None:
-    """The stages that occur, in the order of a video's way; where the least accurate leave room."""
+    """The stages that occur, in the order of a video's way, below the columns."""
     found = {stage_of(line) for line in methods}
     for stage, (colour, marker) in STAGES.items():
         if stage in found:
             axes.plot([], [], color=colour, marker=marker, linestyle="", markeredgecolor="white", label=stage)
     if found & set(STAGES):
-        axes.legend(loc="lower right", frameon=False, fontsize=9, handlelength=1)
+        below: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (1.38, 0), "borderaxespad": 2.2}
+        axes.legend(ncols=3, frameon=False, fontsize=9, handlelength=1, handletextpad=0.4, columnspacing=1.2, **below)
