@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tefusion.drawing import GREY, INK
+from tefusion.drawing import COLOURS, GREY, INK, MARKERS
 from tefusion.naming import line_name
 from tefusion.ranking import ranked, span, stage_of
 from tefusion.results import mean, parts
@@ -13,7 +13,7 @@ from tefusion.results import mean, parts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STAGES = {"before": ("#E69F00", "s"), "inside": ("#0072B2", "D"), "after": ("#009E73", "^")}  # colour, marker
+LOOKS = dict(zip(("before", "inside", "after"), zip(COLOURS[1:], MARKERS[1:], strict=True), strict=False))  # by stage
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _name(line: Mapping, lines: Sequence[Mapping]) -> str:
 def _look(line: Mapping) -> tuple[str, str]:
     if parts(line):
         return GREY, "X"
-    return STAGES.get(stage_of(line), (INK, "o")) if line["k"] > 1 else (INK, "o")
+    return LOOKS.get(stage_of(line), (INK, "o")) if line["k"] > 1 else (INK, "o")
 
 
 def _chance(axes: "Axes", lines: Sequence[Mapping]) -> None:
@@ -88,9 +88,9 @@ def _chance(axes: "Axes", lines: Sequence[Mapping]) -> None:
 def _legend(axes: "Axes", methods: Sequence[Mapping]) -> None:
     """The stages that occur, in the order of a video's way, below the columns."""
     found = {stage_of(line) for line in methods}
-    for stage, (colour, marker) in STAGES.items():
+    for stage, (colour, marker) in LOOKS.items():
         if stage in found:
             axes.plot([], [], color=colour, marker=marker, linestyle="", markeredgecolor="white", label=stage)
-    if found & set(STAGES):
+    if found & set(LOOKS):
         below: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (1.38, 0), "borderaxespad": 2.2}
         axes.legend(ncols=3, frameon=False, fontsize=9, handlelength=1, handletextpad=0.4, columnspacing=1.2, **below)

@@ -83,10 +83,9 @@ def ranking(lines: Sequence[Mapping]) -> list[str]:
         cells = [method_name(line, lines), stage_of(line), mean_spread(line), interval(one.behind)]
         cells += [span(one.alone), span(one.together), line["l_decoder"], number(flops and flops / 1e9)]
         body.append([*cells, count(line["compressor_params"])])
-    pairs = len(body) * (len(body) - 1) // 2
     text = "Each method against each other, paired by seed and question: one is ahead of another where p <="
-    text += f" {LEVEL}, for each pair by itself or after Holm's correction over all {pairs} of them. A rank is what is"
-    text += " left open between the methods ahead of a line and those behind it. Exploratory."
+    text += f" {LEVEL}, for each pair by itself or after Holm's correction over all pairs. A rank is what is left open"
+    text += " between the methods ahead of a line and those behind it. Exploratory."
     return [text, "", *grid(heads, body)]
 
 
