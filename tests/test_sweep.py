@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark_folders as folders
 import pytest
+from test_processes import finish, wait_for
 
 from tefusion import cell, cli, stop
 from tefusion import sweep as module
@@ -464,14 +464,13 @@ def test_a_cell_that_hangs_is_a_failed_row_and_the_other_is_done(clips, tmp_path
     """Its process is stopped as it trains; 60 seconds are beyond what a busy machine needs to load a model."""
     mine = words(clips, tmp_path / "home", f"out={tmp_path}", "compressor=te_fusion,qformer", "controls=false")
     mine = [*mine, "init=scratch", "jobs=2", "hang=60", "steps=400"]
-    process = subprocess.Popen([sys.executable, ROOT / "sweep.py", *[w for w in mine if w != "steps=2"]])
-    while not (logs := list(tmp_path.glob("cells/*/log.jsonl"))) or not logs[0].stat().st_size:
-        time.sleep(0.05)
-        assert process.poll() is None
+    command = [sys.executable, ROOT / "sweep.py", *[w for w in mine if w != "steps=2"]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for("cells/*/log.jsonl", tmp_path, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     stopped = next(int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
     os.kill(stopped, signal.SIGSTOP)
-    assert process.wait(timeout=400) == 0
+    finish(process)
     assert not Path(f"/proc/{stopped}").exists()
     rows = {row["status"]: row for row in read_results(tmp_path)}
     assert set(rows) == {"done", "failed"}
