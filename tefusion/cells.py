@@ -21,7 +21,7 @@ from tefusion.video import parse_size, sample
 
 Part = TypeVar("Part")
 
-PROTOCOL = 3  # raise it when equal settings would give other results, and when a default changes
+PROTOCOL = 4  # raise it when equal settings would give other results, and when a default changes
 METHODS = ["none", "qwen2_vl", "te_fusion", "kangaroo", "pllava", "qformer"]
 
 
@@ -50,8 +50,8 @@ ZOO: dict[str, list[Any]] = {"compressor": ["all"], "k": [4], "seed": [0, 1, 2],
 BUDGETS: dict[str, dict[str, list[Any]]] = {
     "smoke": {"data": ["motion-smoke"], "steps": [6], "image_steps": [6], "batch": [16], "k": [2, 4]},
     "default": {},
-    "full": {"seed": [0, 1, 2], "steps": [800], "image_steps": [800]},
-    "zoo": ZOO | {"n_input": [8], "batch": [32], "image_steps": [800]},
+    "full": {"seed": [0, 1, 2], "steps": [600], "image_steps": [800]},
+    "zoo": ZOO | {"n_input": [8], "batch": [32], "steps": [400], "image_steps": [800]},
     "zoo-gpu": ZOO | {"seed": [0, 1, 2, 3, 4], "steps": [1600], "image_steps": [1600]},
 }
 

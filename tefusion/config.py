@@ -35,7 +35,7 @@ class Run:
     split: str = "test"  # which questions are scored
     augment: bool = True
     # the training
-    steps: int = 400
+    steps: int = 300
     times: int = 1  # how often `steps` are taken: the points of a learning curve
     equal: str = "samples"  # or flops:<compressor>:<k>:<n_input>:<size>: as many steps as cost what that run's do
     image_steps: int = 400

@@ -18,7 +18,8 @@ from tefusion.data.motion_truth import PatchTargets
 from tefusion.vision import pixels
 from tefusion.vlm import VLM, Reply, stacked
 
-LIGHT = 8.0  # its weight among the auxiliary losses; at 1 the motion of backgrounds is hardly ever learned
+LIGHT = 3.5  # one over the mean square of a patch's light: it counts among the auxiliary losses as a kind of motion
+VECTORS = 1.7  # the same of where a patch's object lies, and of where it points
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,6 @@ class StillObjective(nn.Module):
         colour = F.cross_entropy(classes.flatten(0, 3), patches.classes.to(features.device).flatten())
         truth = torch.cat([patches.offsets, patches.headings], dim=-1).to(features.device)
         near = patches.near.to(features)
-        wrong = (vectors - truth).square().mean(-1) * near
-        vectors_wrong = wrong.sum() / near.sum().clamp(min=1)
-        return share[1] * (colour + LIGHT * F.mse_loss(light, brightness(video, h, w))) + share[2] * vectors_wrong
+        wrong = (vectors - truth).square().sum(-1) * near
+        wrong = VECTORS * wrong.sum() / near.sum().clamp(min=1)
+        return share[1] * (colour + LIGHT * F.mse_loss(light, brightness(video, h, w))) + share[2] * wrong

@@ -18,6 +18,7 @@ from tefusion.data.examples import Batch, Examples, collate, within_budget
 from tefusion.data.motion import vocabulary
 from tefusion.data.motion_truth import CHANNELS
 from tefusion.data.order import Order
+from tefusion.data.prompt import worded
 from tefusion.data.question import Question
 from tefusion.data.source import Split
 from tefusion.decoder import create_decoder
@@ -52,7 +53,8 @@ def load_tokenizer(decoder: str):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(decoder, trust_remote_code=False)
-    return byte_level_tokenizer(vocabulary())
+    asked = [worded(text, [f"A. {text}"]) for text in vocabulary()]  # each as a question and as an option of one
+    return byte_level_tokenizer(asked)
 
 
 def reader(run: Run, cache: FrameCache, size: tuple[int, int], length: int = 0) -> Callable[[Question], Decoded] | None:

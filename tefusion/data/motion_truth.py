@@ -18,6 +18,7 @@ from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SH
 from tefusion.data.question import LETTERS
 
 CHANNELS = {"velocity": 2, "spin": 1, "pan": 2, "flash": 1, "sine": 2, "cosine": 2, "hopper": len(COLOURS)}
+WEIGHTS = {"pan": 6.0, "flash": 3.0}  # of kinds that are hard to see among the auxiliary losses; the others count 1
 LIMIT = 2.0  # targets are clipped to it: the fastest clips move four units a frame
 
 

@@ -4,7 +4,7 @@ The last sentence of ours is MotionBench's own (2501.02955, appendix). lmms-eval
 own, behind which a line ends here, since no chat template closes them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tefusion.data.question import LETTERS, Question
@@ -21,7 +21,11 @@ class Prompt:
 
 
 def prompt(question: Question) -> str:
-    return "\n".join([question.text, *lettered(question, "{}. {}"), "Only reply with the best option.", ""])
+    return worded(question.text, lettered(question, "{}. {}"))
+
+
+def worded(text: str, options: Iterable[str]) -> str:
+    return "\n".join([text, *options, "Only reply with the best option.", ""])
 
 
 def lettered(question: Question, pattern: str) -> list[str]:

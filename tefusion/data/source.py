@@ -12,7 +12,7 @@ from tefusion.choices import brief, nearest
 from tefusion.data.motion import write_motion
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_sets import MOTION_SETS, motion_set
-from tefusion.data.motion_truth import CHANNELS, Truth, load_truth, motion_targets
+from tefusion.data.motion_truth import CHANNELS, WEIGHTS, Truth, load_truth, motion_targets
 from tefusion.data.motionbench import ANNOTATIONS, read_motionbench
 from tefusion.data.question import LETTERS, Question
 from tefusion.json_files import read_object
@@ -54,7 +54,7 @@ def load_split(folder: Path, split: str) -> Split:
     check_pair(folder / split, questions, truth)
     frames = truth.masks.shape[1]
     shuffled = read_shuffled(folder / "settings.json", frames)
-    return Split(questions, shuffled, frames, truth, standardised(motion_targets(truth)))
+    return Split(questions, shuffled, frames, truth, weighed(motion_targets(truth)))
 
 
 def check_pair(folder: Path, questions: list[Question], truth: Truth) -> None:
@@ -80,10 +80,12 @@ def read_shuffled(file: Path, frames: int) -> bool:
     return shuffled
 
 
-def standardised(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
-    """Each kind of target at mean square 1: a flash of one frame weighs as much as the place of an object.
+def weighed(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
+    """Each kind of target at the mean square that WEIGHTS gives it, whatever its units, its rarity, or the number of
+    its channels.
 
     The components of a vector share their scale, so that a turned clip has turned targets.
     """
-    kinds = targets.split(list(CHANNELS.values()), dim=-1)
-    return torch.cat([kind / kind.square().mean().sqrt().clamp(min=1e-6) for kind in kinds], dim=-1)
+    kinds = zip(targets.split(list(CHANNELS.values()), dim=-1), CHANNELS, strict=True)
+    powers = [(kind, kind.square().sum(-1).mean().clamp(min=1e-12), WEIGHTS.get(name, 1.0)) for kind, name in kinds]
+    return torch.cat([kind * (weight / power).sqrt() for kind, power, weight in powers], dim=-1)
