@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from tefusion.pruners import Pruner
 from tefusion.vision import VideoEncoder, pixels
@@ -174,7 +175,7 @@ class VLM(nn.Module):
             positions.append(place + list(range(start, start + len(text))))
         longest = max(map(len, rows))
         return Spliced(
-            torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows]),
+            pad_sequence(rows, batch_first=True, padding_side="left"),
             torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device),
             torch.tensor([[0] * (longest - len(place)) + place for place in positions], device=device),
         )
