@@ -77,7 +77,7 @@ def origin(rows: Sequence[Mapping]) -> str:
     done = [row for row in rows if row["status"] == "done"]
     hours = sum(row.get("seconds") or 0 for row in done) / 3600
     says = [f"{len(done)} cells of {each(done, 'questions')} questions, {hours:.1f} hours of cells"]
-    says += [f"{name} {each(rows, name)}" for name in ("commit", "machine", "date")]
+    says += [f"{name} {each(rows, name)}" for name in ("protocol", "commit", "machine", "date")]
     return f"{'; '.join(says)}."
 
 

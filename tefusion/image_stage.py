@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tefusion.cells import PROTOCOL, content
 from tefusion.checkpoint import Checkpoints, clear, save_whole
 from tefusion.config import Run, changed, digest
+from tefusion.data.ahead import ahead
 from tefusion.data.examples import Key
 from tefusion.data.motion_augment import SYMMETRIES, Symmetry, arrange_options, turn_frames, turn_patches, turn_question
 from tefusion.data.motion_still import Still, still_questions
@@ -34,7 +35,6 @@ from tefusion.video import Decoded
 from tefusion.vlm import VLM
 
 DRAWS = 3  # questions asked of every clip, each of another frame
-READERS = 1  # processes that read ahead: nothing else runs while the image model is trained
 CLASSES = 8  # background, six colours, the white of a flash
 SHARED = ["seed", "encoder", "decoder", "data", "batch", "optimizer", "muon_lr", "lr", "final_lr", "warmup"]
 SHARED += ["weight_decay", "muon_decay", "clip", "auxiliary", "precision"]
@@ -92,7 +92,7 @@ def train_images(split: Split, home: Path, training: Training) -> VLM:
     joined = partial(collate, split.truth, vlm.encoder.tower.patch_size)
 
     def feed(done: int) -> Iterable[StillBatch]:
-        return batched(examples, replace(order, done=done), joined, READERS)
+        return ahead(batched(examples, replace(order, done=done), joined))
 
     fit(StillObjective(vlm, CLASSES, run.auxiliary), vlm, feed, training)
     return vlm

@@ -25,7 +25,7 @@ from tefusion.data.motion_files import CATEGORIES, SPLITS, ask, create_clip
 from tefusion.data.motion_render import render, texture
 from tefusion.data.motion_scene import COLOURS, COUNTS, DIRECTIONS, OPPOSITE, SHAPES, STEMS, STRIDES, Shot, create_scene
 from tefusion.data.motion_sets import MOTION_SETS, long_enough, motion_set
-from tefusion.data.motion_truth import CHANNELS, right_option
+from tefusion.data.motion_truth import CHANNELS, WEIGHTS, right_option, weighed
 from tefusion.data.motionbench import read_motionbench
 from tefusion.data.question import LETTERS
 
@@ -437,6 +437,26 @@ def test_frames_that_are_not_square_are_refused():
 def channel(targets, name):
     first = sum(width for key, width in list(CHANNELS.items())[: list(CHANNELS).index(name)])
     return targets[..., first : first + CHANNELS[name]]
+
+
+def test_each_kind_of_target_counts_what_its_weight_says(truth):
+    targets = motion_targets(truth)
+    targets[..., -1] *= 100  # other units, and one channel of a kind louder than the rest of it
+    for name in CHANNELS:
+        power = channel(weighed(targets), name).square().sum(-1).mean()
+        assert power.item() == pytest.approx(WEIGHTS.get(name, 1.0), rel=1e-4), name
+    assert set(WEIGHTS) < set(CHANNELS)
+
+
+def test_a_kind_that_never_occurs_asks_for_nothing(truth):
+    still = motion_targets(truth) * 0
+    assert not weighed(still).any()
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_weighed_targets_turn_with_the_clips(truth, symmetry):
+    turned = turn_targets(motion_targets(truth), symmetry)
+    assert torch.allclose(weighed(turned), turn_targets(weighed(motion_targets(truth)), symmetry), atol=1e-5)
 
 
 def test_motion_targets_say_what_moves(truth):

@@ -4,7 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from tefusion.data.motion import vocabulary
+from tefusion.data.prompt import worded
 from tefusion.tokenizer import EOS, PAD, byte_level_tokenizer
+from tefusion.train import load_tokenizer
 
 SENTENCES = ["Which way does the red square move?", "It moves to the left.", "It moves to the right."]
 TOKENIZER = byte_level_tokenizer(SENTENCES)
@@ -30,6 +33,14 @@ def test_the_special_ids_are_those_of_the_presets():
 def test_known_words_are_tokens():
     assert len(ids("It moves to the left.")) == 6
     assert len(ids("zyx qwv")) == 7
+
+
+def test_questions_of_the_generated_set_are_whole_words_to_the_tiny_decoder():
+    tokenizer = load_tokenizer("tiny")
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    for text in vocabulary():
+        asked = worded(text, [f"B. {text}"])
+        assert len(ids(asked, tokenizer)) == len(split(asked)), asked
 
 
 def test_letters_of_options_start_differently():

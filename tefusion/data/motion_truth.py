@@ -152,6 +152,17 @@ def motion_targets(truth: Truth) -> Float[Tensor, "clips t channels"]:
     return torch.cat([parts[name].float() for name in CHANNELS], dim=-1).clamp(-LIMIT, LIMIT)
 
 
+def weighed(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
+    """Each kind of target at the mean square that WEIGHTS gives it, whatever its units, its rarity, or the number of
+    its channels.
+
+    The components of a vector share their scale, so that a turned clip has turned targets.
+    """
+    kinds = zip(targets.split(list(CHANNELS.values()), dim=-1), CHANNELS, strict=True)
+    powers = [(kind, kind.square().sum(-1).mean().clamp(min=1e-12), WEIGHTS.get(name, 1.0)) for kind, name in kinds]
+    return torch.cat([kind * (weight / power).sqrt() for kind, power, weight in powers], dim=-1)
+
+
 @dataclass(frozen=True)
 class PatchTargets:
     """What each patch of each frame shows: `classes` 0 background, 1..6 colour, 7 flash; `offsets` (x, y) from the

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from tefusion.choices import brief, nearest
 from tefusion.data.motion import write_motion
 from tefusion.data.motion_files import CATEGORIES
 from tefusion.data.motion_sets import MOTION_SETS, motion_set
-from tefusion.data.motion_truth import CHANNELS, WEIGHTS, Truth, load_truth, motion_targets
+from tefusion.data.motion_truth import Truth, load_truth, motion_targets, weighed
 from tefusion.data.motionbench import ANNOTATIONS, read_motionbench
 from tefusion.data.question import LETTERS, Question
 from tefusion.json_files import read_object
@@ -78,14 +77,3 @@ def read_shuffled(file: Path, frames: int) -> bool:
     if settings.get("frames") != frames:
         raise ValueError(f"{file}: frames is {brief(settings.get('frames'))}, truth.safetensors has {frames} a clip")
     return shuffled
-
-
-def weighed(targets: Float[Tensor, "clips t channels"]) -> Float[Tensor, "clips t channels"]:
-    """Each kind of target at the mean square that WEIGHTS gives it, whatever its units, its rarity, or the number of
-    its channels.
-
-    The components of a vector share their scale, so that a turned clip has turned targets.
-    """
-    kinds = zip(targets.split(list(CHANNELS.values()), dim=-1), CHANNELS, strict=True)
-    powers = [(kind, kind.square().sum(-1).mean().clamp(min=1e-12), WEIGHTS.get(name, 1.0)) for kind, name in kinds]
-    return torch.cat([kind * (weight / power).sqrt() for kind, power, weight in powers], dim=-1)
