@@ -274,7 +274,7 @@ def test_saved_and_loaded(name, tmp_path):
     loaded = load_compressed(tmp_path)
     assert loaded.k == 2
     with torch.no_grad():
-        assert torch.equal(before, loaded.model.eval()(**batch).logits)
+        assert torch.allclose(before, loaded.model.eval()(**batch).logits, atol=1e-5)
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path):

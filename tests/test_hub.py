@@ -32,6 +32,12 @@ def trained(run=RUN):
     return perturb(create_vlm(run)).eval()
 
 
+def close(logits, expected):
+    """Equal but for the last bits: some CPUs' BLAS adds in another order where weights lie elsewhere in memory, as those
+    of a file do."""
+    return torch.allclose(logits, expected, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def vlm():
     return trained()
@@ -75,7 +81,7 @@ def test_a_folder_becomes_what_was_saved(folder, model, processor):
 @torch.no_grad()
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_the_sweeps_models_are_these_models(name, videos, tmp_path):
-    """Bit by bit, after saving and loading."""
+    """Weights bit by bit, after saving and loading."""
     run = replace(RUN, compressor=name, k=max(k for k in (1, 2) if k in COMPRESSORS[name].valid_k))
     vlm = trained(run)
     made, processor = export(run, vlm)
@@ -83,8 +89,9 @@ def test_the_sweeps_models_are_these_models(name, videos, tmp_path):
     loaded = TEFusionForConditionalGeneration.from_pretrained(tmp_path)
     inputs = processor(TEXTS[0], videos=videos[:1])
     expected = vlm.decode(vlm.splice(vlm.encode(videos[:1]), [vlm.ids("Which way?\n")]), 1)
-    assert torch.equal(loaded(**inputs, logits_to_keep=1, use_cache=False).logits, expected)
+    assert close(loaded(**inputs, logits_to_keep=1, use_cache=False).logits, expected)
     assert loaded.state_dict().keys() == vlm.state_dict().keys()
+    assert all(torch.equal(weight, vlm.state_dict()[key]) for key, weight in loaded.state_dict().items())
 
 
 @torch.no_grad()
@@ -95,7 +102,7 @@ def test_a_timm_tower_comes_back(videos, tmp_path):
     made.save_pretrained(tmp_path)
     loaded = TEFusionForConditionalGeneration.from_pretrained(tmp_path)
     inputs = processor(TEXTS[0], videos=videos[:1])
-    assert torch.equal(loaded(**inputs).logits, made(**inputs).logits)
+    assert close(loaded(**inputs).logits, made(**inputs).logits)
 
 
 @pytest.mark.parametrize("sides", [(32, 32), (24, 56), (17, 33)])
@@ -215,7 +222,7 @@ def test_shards_are_safetensors(vlm, model, processor, videos, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
     again = TEFusionForConditionalGeneration.from_pretrained(tmp_path)
     inputs = processor(TEXTS[0], videos=videos[:1])
-    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    assert close(again(**inputs).logits, model(**inputs).logits)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +289,7 @@ def test_devices_are_mapped(folder, model, processor, videos, tmp_path, where):
     places = "auto" if where == "auto" else layers | dict.fromkeys(rest, "cpu")
     mapped = AutoModelForImageTextToText.from_pretrained(folder, device_map=places, offload_folder=tmp_path)
     inputs = processor(TEXTS, videos=videos[:2])
-    assert torch.equal(mapped(**inputs).logits, model(**inputs).logits)
+    assert close(mapped(**inputs).logits, model(**inputs).logits)
     assert torch.equal(mapped.generate(**inputs, **GREEDY), model.generate(**inputs, **GREEDY))
 
 
@@ -309,7 +316,7 @@ def test_lora_trains_the_decoder_alone(folder, processor, videos, tmp_path):
     lora.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(folder), tmp_path)
     with torch.no_grad():
-        assert torch.equal(again.eval()(**inputs).logits, lora.eval()(**inputs).logits)
+        assert close(again.eval()(**inputs).logits, lora.eval()(**inputs).logits)
     assert again.generate(**inputs, **GREEDY).shape[0] == 2
 
 
@@ -383,5 +390,5 @@ def test_another_decoder_whose_vocabulary_is_full(videos, tmp_path, tied):
     inputs = AutoProcessor.from_pretrained(tmp_path / "ours")(TEXTS[0], videos=videos[:1])
     logits = loaded(**inputs, logits_to_keep=1).logits
     assert torch.allclose(logits[..., :-1], before, atol=1e-5)
-    assert torch.equal(logits, model(**inputs, logits_to_keep=1).logits)
+    assert close(logits, model(**inputs, logits_to_keep=1).logits)
     assert (loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight) == tied
