@@ -155,7 +155,7 @@ def test_describe_says_what_a_run_costs():
     assert "MB a video" in lines["memory"]
     assert lines["training"].startswith("300 steps of 64, ")
     longer = describe_run(replace(TINY, compressor="none", k=1, times=2, equal="flops:te_fusion:2:8"))
-    assert 650 < int(re.search(r"training +(\d+) steps", longer)[1]) < 800  # its decoder has more to read
+    assert 487 < int(re.search(r"training +(\d+) steps", longer)[1]) < 600  # its decoder has more to read
     assert "0 (0 groups" in describe_run(replace(TINY, n_input=0))
 
 

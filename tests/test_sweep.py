@@ -52,7 +52,7 @@ def test_rows_carry_every_public_field(swept):
     assert len(rows) == len(plan(mine)[1]) == 7
     for row in rows:
         assert [name for name in ROW if name not in row] == []
-        assert (row["status"], row["questions"], row["protocol"]) == ("done", 24, 3)
+        assert (row["status"], row["questions"], row["protocol"]) == ("done", 24, 4)
         assert set(row["by_category"]) == {"MR", "LM", "CM", "MO", "AO", "RC"}
         assert row["peak_memory_mb"] > 0
         assert 0 < row["seconds"] < 100
