@@ -33,8 +33,8 @@ def trained(run=RUN):
 
 
 def close(logits, expected):
-    """Equal but for the last bits: some CPUs' BLAS adds in another order where weights lie elsewhere in memory, as those
-    of a file do."""
+    """Equal but for the last bits: on some CPUs BLAS adds in another order where weights lie elsewhere in memory, as
+    those of a file do."""
     return torch.allclose(logits, expected, atol=1e-5)
 
 
