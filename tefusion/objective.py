@@ -148,5 +148,5 @@ class StillObjective(nn.Module):
         truth = torch.cat([patches.offsets, patches.headings], dim=-1).to(features.device)
         near = patches.near.to(features)
         wrong = (vectors - truth).square().sum(-1) * near
-        wrong = VECTORS * wrong.sum() / near.sum().clamp(min=1)
-        return share[1] * (colour + LIGHT * F.mse_loss(light, brightness(video, h, w))) + share[2] * wrong
+        vectors_wrong = VECTORS * wrong.sum() / near.sum().clamp(min=1)
+        return share[1] * (colour + LIGHT * F.mse_loss(light, brightness(video, h, w))) + share[2] * vectors_wrong

@@ -75,6 +75,7 @@ def test_a_kept_run_is_a_model_of_transformers(run, kept, video):
     frames = decode(video, processor.request())
     (embeds,) = vlm.encode([torch.from_numpy(frames.frames)], [torch.tensor(frames.seconds)])
     expected = vlm.decode(vlm.splice([embeds], [vlm.ids("Which way?\n")]), 1)
+    torch.testing.assert_close(dict(model.state_dict()), dict(vlm.state_dict()), rtol=0, atol=0)
     assert torch.allclose(model(**inputs, logits_to_keep=1, use_cache=False).logits, expected, atol=1e-5)
 
 

@@ -275,6 +275,7 @@ def test_saved_and_loaded(name, tmp_path):
     assert loaded.k == 2
     with torch.no_grad():
         assert torch.allclose(before, loaded.model.eval()(**batch).logits, atol=1e-5)
+    torch.testing.assert_close(dict(loaded.model.state_dict()), dict(tiny.model.state_dict()), rtol=0, atol=0)
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path):
